@@ -1,0 +1,1 @@
+"""Host data: tokenizers, data sets, batches, preference records. NumPy only."""

@@ -1,0 +1,1 @@
+"""Running a language model: decoding, and scoring given strings."""

@@ -1,0 +1,254 @@
+"""Scoring given text: label strings after a prompt, and whole responses.
+
+Label strings are scored as strings: "10" may be two tokens, and the
+probability of "1" must not contain that of "10".
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from rlaif_jax.core import logprobs as logprobs_lib
+from rlaif_jax.core import masking, types
+from rlaif_jax.models import LanguageModel
+
+# -- label strings ------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelTokens:
+  """Where labels begin in token space, after some prompt.
+
+  A vocabulary may merge the end of the prompt with a label ('=1' as one
+  token), so the prompt gives up its last tokens to the labels.
+
+  Attributes:
+    drop: tokens to take off the end of the encoded prompt.
+    tokens: of each label from there on; the prompt's rest included.
+  """
+
+  drop: int
+  tokens: tuple[tuple[int, ...], ...]
+
+
+def labels_to_tokens(
+  encode: Callable[[str], Sequence[int]], ending: str, labels: Sequence[str]
+) -> LabelTokens:
+  """Tokens of labels at the true boundary, found by encoding both together.
+
+  Args:
+    encode: text to ids, without anything after the text.
+    ending: the prompt, or enough of its end.
+    labels: N label strings.
+
+  Raises:
+    ValueError: a label that adds no token, two labels of the same tokens, or
+      nothing of the prompt left before the labels.
+  """
+  prompt = tuple(encode(ending))
+  joint = [tuple(encode(ending + label)) for label in labels]
+  keep = _common_prefix([prompt, *joint])
+  tokens = tuple(ids[keep:] for ids in joint)
+  where = f'after {ending[-40:]!r} the labels {tuple(labels)}'
+  if not all(tokens):
+    raise ValueError(f'{where} give no token of their own: {tokens}')
+  if len(set(tokens)) < len(tokens):
+    raise ValueError(f'{where} are not told apart by the tokenizer: {tokens}')
+  if not keep:
+    raise ValueError(f'{where} leave no token of the prompt before them')
+  return LabelTokens(len(prompt) - keep, tokens)
+
+
+def label_logprobs(
+  model: LanguageModel,
+  params: types.Params,
+  tokens: Int[Array, 'B T'],
+  mask: Bool[Array, 'B T'],
+  labels: tuple[tuple[int, ...], ...],
+) -> Float[Array, 'B N']:
+  """Log-probability of each label string after each prompt.
+
+  One forward pass over the prompts; only the last position is unembedded.
+  Labels of several tokens go on over the cache, one step per distinct
+  beginning. A label that begins another one ("1" and "10") gets the
+  probability of its tokens NOT being followed by the rest of the other, so
+  that the probabilities of all labels sum to at most 1.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    tokens: left-padded prompts, up to where the labels begin.
+    mask: True = real token.
+    labels: tokens of the N labels, all different; static under jit.
+  """
+  batch, length = tokens.shape
+  root = _trie(labels)
+  deepest = max(map(len, labels)) - 1
+  cache = model.init_cache(batch, length + deepest) if deepest else None
+  output = model.apply(params, tokens, mask=mask, cache=cache, logits=False)
+  result: dict[int, Float[Array, ' B']] = {}
+  walk = functools.partial(_walk, model, params, result)
+  walk(root, jnp.zeros((batch,), jnp.float32), output, leaves=False)
+  return jnp.stack([result[i] for i in range(len(labels))], axis=-1)
+
+
+@dataclasses.dataclass
+class _Node:
+  """Labels that share their tokens so far."""
+
+  label: int | None = None  # the one that ends here
+  children: dict[int, '_Node'] = dataclasses.field(default_factory=dict)
+
+
+def _trie(labels: tuple[tuple[int, ...], ...]) -> _Node:
+  root = _Node()
+  for i, label in enumerate(labels):
+    node = root
+    for token in label:
+      node = node.children.setdefault(token, _Node())
+    if node is root or node.label is not None:
+      raise ValueError(f'labels {labels} are empty or repeat')
+    node.label = i
+  return root
+
+
+def _walk(model, params, result, node, total, output, leaves):
+  """Scores the labels below `node`.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    result: label index -> log-probability [B], filled in.
+    node: where we are.
+    total: [B] log-probability of the tokens up to here.
+    output: of the model after these tokens.
+    leaves: whether to return the log-probability [B] that what follows is
+      the rest of no label. It is summed up, not 1 minus something, and so
+      stays exact however small it is.
+  """
+  logits = model.unembed(params, output.hidden[:, -1:])[:, 0]
+  ids = np.array(list(node.children))
+  log_z = jax.nn.logsumexp(logits, axis=-1)
+  others = []
+  if leaves:
+    kept = ~np.isin(np.arange(logits.shape[-1]), ids)
+    rest = jnp.where(kept[None], logits, -jnp.inf)
+    others.append(jax.nn.logsumexp(rest, axis=-1) - log_z)
+  for token, child in node.children.items():
+    logprob = logits[:, token] - log_z
+    ends = child.label is not None
+    if not child.children:
+      result[child.label] = total + logprob
+      continue
+    after = _step(model, params, token, output)
+    away = _walk(
+      model, params, result, child, total + logprob, after, ends or leaves
+    )
+    if ends:
+      result[child.label] = total + logprob + away
+    elif leaves:
+      others.append(logprob + away)
+  return functools.reduce(jnp.logaddexp, others) if leaves else None
+
+
+def _step(model, params, token, output):
+  """Output of the model after one more token, the same in every row."""
+  column = jnp.full((output.hidden.shape[0], 1), token, jnp.int32)
+  return model.apply(params, column, cache=output.cache, logits=False)
+
+
+def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
+  count = 0
+  for column in zip(*rows, strict=False):
+    if len(set(column)) > 1:
+      break
+    count += 1
+  return count
+
+
+# -- responses ----------------------------------------------------------------
+
+
+def response_stats(
+  model: LanguageModel,
+  params: types.Params,
+  rollout: types.Rollout,
+  *,
+  temperature: float = 1.0,
+  entropy: bool = False,
+) -> types.TokenStats:
+  """Log-probs (and entropy) [B, R] of the response tokens; 0 at padding.
+
+  Args:
+    model: any model of the same vocabulary as the one that sampled.
+    params: its parameters; gradients flow to them.
+    rollout: prompts and responses.
+    temperature: divides the logits; that of sampling, to compare with
+      `rollout.logprobs`.
+    entropy: also give the entropy of each prediction.
+  """
+  tokens, mask, start = _joined(rollout)
+  hidden = model.apply(params, tokens, mask=mask, logits=False).hidden
+  stats = logprobs_lib.token_stats(
+    hidden[:, start:-1],
+    rollout.response_tokens,
+    functools.partial(model.unembed, params),
+    temperature=temperature,
+    entropy=entropy,
+  )
+  real = rollout.response_mask
+  return jax.tree.map(lambda x: jnp.where(real, x, 0.0), stats)
+
+
+def response_values(
+  model, params: types.Params, rollout: types.Rollout
+) -> Float[Array, 'B R']:
+  """Value of the state before each response token; 0 at padding.
+
+  Args:
+    model: a `models.heads.ScalarModel`.
+    params: its parameters.
+    rollout: prompts and responses.
+  """
+  tokens, mask, start = _joined(rollout)
+  values = model.values(params, tokens, mask=mask)[:, start:-1]
+  return jnp.where(rollout.response_mask, values, 0.0)
+
+
+def sequence_logprobs(
+  model: LanguageModel,
+  params: types.Params,
+  tokens: Int[Array, 'B T'],
+  mask: Bool[Array, 'B T'],
+  target_mask: Bool[Array, 'B T'],
+) -> Float[Array, ' B']:
+  """Log-probability of the tokens that `target_mask` marks, given the rest.
+
+  The first real token of a row has nothing before it and never counts.
+
+  Args:
+    model: the model.
+    params: its parameters.
+    tokens: padded on either side.
+    mask: True = real token.
+    target_mask: True = this token counts.
+  """
+  hidden = model.apply(params, tokens, mask=mask, logits=False).hidden
+  stats = logprobs_lib.next_token_stats(
+    hidden, tokens, mask, functools.partial(model.unembed, params)
+  )
+  return masking.masked_sum(stats.logprobs, target_mask[:, 1:], axis=-1)
+
+
+def _joined(rollout: types.Rollout) -> tuple[Array, Array, int]:
+  """(tokens, mask [B, P + R], index whose output predicts the response)."""
+  tokens = jnp.concatenate(
+    [rollout.prompt_tokens, rollout.response_tokens], axis=1
+  )
+  mask = jnp.concatenate([rollout.prompt_mask, rollout.response_mask], axis=1)
+  return tokens, mask, rollout.prompt_tokens.shape[1] - 1

@@ -1,0 +1,198 @@
+"""AI feedback: a language model that answers labeling prompts."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from rlaif_jax import sharding
+from rlaif_jax.core import types
+from rlaif_jax.data import transforms
+from rlaif_jax.data.tokenizer import Tokenizer
+from rlaif_jax.inference import score
+from rlaif_jax.labeler.prompts import LabelPrompt
+from rlaif_jax.models import LanguageModel
+
+_LABEL_ROOM = 8  # positions that stay free for the tokens of a label
+_label_logprobs = jax.jit(score.label_logprobs, static_argnums=(0, 4))
+
+
+@dataclasses.dataclass
+class Counters:
+  """What a labeler has done so far."""
+
+  texts: int = 0
+  tokens: int = 0  # of prompts, without padding
+  seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labeler:
+  """A model with its tokenizer, on the mesh that is set when it is called.
+
+  Attributes:
+    model: the language model.
+    params: its parameters.
+    tokenizer: its tokenizer.
+    max_tokens: of a prompt; the paper's labeler reads 4096.
+    batch_size: texts in one forward pass, the last batch filled up.
+    buckets: lengths that prompts are padded to, each compiled once; default
+      powers of two and halfway between them.
+    counters: work done so far.
+  """
+
+  model: LanguageModel
+  params: types.Params = dataclasses.field(repr=False)
+  tokenizer: Tokenizer
+  max_tokens: int = 4096
+  batch_size: int = 64
+  buckets: tuple[int, ...] = ()
+  counters: Counters = dataclasses.field(default_factory=Counters)
+
+  @property
+  def limit(self) -> int:
+    """Tokens that a prompt may have: `max_tokens`, or what the model reads."""
+    return min(
+      self.max_tokens,
+      self.model.config.max_positions - _LABEL_ROOM,
+      max(self.buckets, default=self.max_tokens),
+    )
+
+  def fits(self, text: str) -> bool:
+    """Whether a prompt is within `limit`."""
+    # No vocabulary has more tokens than ASCII letters, BOS and a mark aside.
+    if text.isascii() and len(text) + _LABEL_ROOM <= self.limit:
+      return True
+    return len(self.tokenizer.encode(text)) <= self.limit
+
+  def check_prompt(self, prompt: LabelPrompt) -> None:
+    """Raises ValueError for a prompt that this labeler cannot answer."""
+    if prompt.chain_of_thought is not None:
+      raise ValueError(
+        f'labeling prompt {prompt.name!r} asks for a rationale first, which '
+        'is not decoded here; choose one without chain_of_thought'
+      )
+
+  def score_texts(
+    self,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    *,
+    ids: Sequence[str] | None = None,
+  ) -> np.ndarray:
+    """Log-probability of each label string right after each text.
+
+    Texts go in batches of similar length. The batch is split over the mesh
+    that is set.
+
+    Args:
+      texts: n prompts, each at most `limit` tokens.
+      labels: N strings.
+      ids: names of the rows, for messages; default 'row 0', 'row 1', ...
+
+    Returns:
+      [n, N] float32 in the order of `texts`, not renormalised.
+
+    Raises:
+      ValueError: a prompt is too long, a label cannot be told apart, or a
+        log-prob is not finite; names the row.
+    """
+    if ids is None:
+      ids = [f'row {i}' for i in range(len(texts))]
+    start = time.monotonic()
+    rows, groups = self._encode(texts, tuple(labels), ids)
+    result = np.zeros((len(texts), len(labels)), np.float32)
+    waiting = None
+    for batch in self._batches(rows, groups):
+      # One batch runs while the one before it is read.
+      running = batch, self._run(rows, *batch)
+      self._read(result, waiting)
+      waiting = running
+    self._read(result, waiting)
+    _check_finite(result, labels, ids)
+    self.counters.texts += len(texts)
+    self.counters.tokens += sum(map(len, rows))
+    self.counters.seconds += time.monotonic() - start
+    return result
+
+  def _encode(
+    self, texts: Sequence[str], labels: tuple[str, ...], ids: Sequence[str]
+  ) -> tuple[list[list[int]], dict[Any, list[int]]]:
+    """(ids of each row up to its labels, rows by the tokens of the labels).
+
+    The boundary is found on the last line of a text, once for all texts that
+    end in the same line, and checked on each whole text with one label; a
+    text where it differs gets its own.
+    """
+    encode = self.tokenizer.encode
+    alone = self.tokenizer.encode_batch(texts)
+    joint = self.tokenizer.encode_batch([text + labels[0] for text in texts])
+    by_ending: dict[str, score.LabelTokens] = {}
+    rows, groups = [], {}
+    for i, text in enumerate(texts):
+      ending = text.rpartition('\n')[2]
+      if ending and ending not in by_ending:
+        by_ending[ending] = score.labels_to_tokens(encode, ending, labels)
+      found = by_ending.get(ending)
+      if found is None or joint[i] != _joined(alone[i], found):
+        found = score.labels_to_tokens(encode, text, labels)
+      row = alone[i][: len(alone[i]) - found.drop]
+      if len(row) > self.limit:
+        raise ValueError(
+          f'{ids[i]}: its prompt has {len(row)} tokens, the labeler reads at '
+          f'most {self.limit}; shorten it or raise max_tokens'
+        )
+      rows.append(row)
+      groups.setdefault(found.tokens, []).append(i)
+    return rows, groups
+
+  def _batches(self, rows, groups):
+    """Yields (row numbers, label tokens): alike in length, longest first."""
+    for label_tokens, members in groups.items():
+      ordered = sorted(members, key=lambda i: -len(rows[i]))
+      for at in range(0, len(ordered), self.batch_size):
+        yield ordered[at : at + self.batch_size], label_tokens
+
+  def _run(self, rows, members, label_tokens) -> jax.Array:
+    """Starts one forward pass; [batch_size, N] on device."""
+    filled = members + members[-1:] * (self.batch_size - len(members))
+    batch = transforms.left_pad(
+      [rows[i] for i in filled], self._lengths(), self.tokenizer.pad_id
+    )
+    mesh = jax.sharding.get_mesh()
+    if not mesh.empty:
+      batch = sharding.shard_batch(batch, mesh)
+    return _label_logprobs(self.model, self.params, *batch, label_tokens)
+
+  def _read(self, result: np.ndarray, waiting) -> None:
+    if waiting is not None:
+      (members, _), logprobs = waiting
+      result[members] = sharding.to_host(logprobs)[: len(members)]
+
+  def _lengths(self) -> tuple[int, ...]:
+    if self.buckets:
+      return self.buckets
+    powers = transforms.power_buckets(self.limit, 64)
+    halfway = (3 * length // 2 for length in powers)
+    return tuple(sorted({*powers, *(b for b in halfway if b < self.limit)}))
+
+
+def _joined(prompt: list[int], found: score.LabelTokens) -> list[int]:
+  """What a prompt and its first label encode to, if `found` is right."""
+  return [*prompt[: len(prompt) - found.drop], *found.tokens[0]]
+
+
+def _check_finite(
+  logprobs: np.ndarray, labels: Sequence[str], ids: Sequence[str]
+) -> None:
+  wrong = np.argwhere(~np.isfinite(logprobs))
+  if len(wrong):
+    row, label = wrong[0]
+    raise ValueError(
+      f'{ids[row]}: the labeler gave {logprobs[row, label]} as log-prob of '
+      f'{labels[label]!r} ({len(wrong)} such values in all); check its '
+      'weights and dtype'
+    )

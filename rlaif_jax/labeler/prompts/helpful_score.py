@@ -1,0 +1,16 @@
+"""Helpfulness of one response graded from 1 to 10 (direct RLAIF)."""
+
+from rlaif_jax.labeler import prompts
+
+PROMPT = prompts.LabelPrompt(
+  name='helpful_score',
+  task='helpful',
+  kind='score',
+  preamble=(
+    'You are a careful judge of assistants. Give the RESPONSE a SCORE from 1 '
+    'to 10, where 1 is no help and 10 is helpful and honest.'
+  ),
+  template='{context}\n\nRESPONSE: {response_1}',
+  ending='SCORE=',
+  labels=tuple(str(score) for score in range(1, 11)),
+)

@@ -1,0 +1,95 @@
+"""Command line: `python -m rlaif_jax.main --config=FILE --workdir=DIR`.
+
+The only file that defines flags. Any field of the config can be set with
+`--config.field=value`; unknown fields and wrong types end the program.
+"""
+
+import os
+import pathlib
+import sys
+import traceback
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+_CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder for everything the run writes; it resumes from it.'
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  'distributed', False, 'Several processes: call jax.distributed.initialize().'
+)
+
+# What a person can mend: bad input, bad config, a workdir in use. Anything
+# else is a fault of the program and keeps its traceback.
+_USER_ERRORS = (
+  ValueError,
+  FileNotFoundError,
+  PermissionError,
+  FloatingPointError,
+  OSError,
+)
+
+
+def _start_jax() -> None:
+  """Distributed start-up and compile cache, before the first use of jax."""
+  import jax
+
+  if _DISTRIBUTED.value:
+    jax.distributed.initialize()
+  cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(
+    pathlib.Path.home() / '.cache' / 'rlaif_jax' / 'xla'
+  )
+  jax.config.update('jax_compilation_cache_dir', cache)
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def _parse(argv):
+  """Parses flags; an unknown or mistyped config field is one line, exit 1."""
+  try:
+    return flags.FLAGS(argv)
+  except (
+    flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError
+  ) as error:
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
+
+
+def _main(argv) -> None:
+  if len(argv) > 1:
+    raise app.UsageError(f'unexpected argument {argv[1]!r}; use --flag=value')
+  logging.set_verbosity(logging.WARNING)
+  _start_jax()
+  from rlaif_jax import stages
+
+  config = _CONFIG.value
+  try:
+    stages.load(config.stage).run(config, _WORKDIR.value)
+  except _USER_ERRORS as error:
+    if config.debug:
+      raise
+    _fail(error)
+
+
+def _fail(error: BaseException) -> None:
+  """One line for the person, the traceback to a file, exit code 1."""
+  note = ''
+  try:
+    log = pathlib.Path(_WORKDIR.value) / 'error.txt'
+    log.write_text(''.join(traceback.format_exception(error)))
+    note = f' (traceback: {log})'
+  except OSError:
+    pass  # the workdir itself may be what is wrong
+  print(f'error: {error}{note}', file=sys.stderr)
+  sys.exit(1)
+
+
+def main() -> None:
+  """Entry point."""
+  flags.mark_flags_as_required(['config', 'workdir'])
+  sys.path.insert(0, os.getcwd())  # config files import configs.*
+  app.run(_main, flags_parser=_parse)
+
+
+if __name__ == '__main__':
+  main()

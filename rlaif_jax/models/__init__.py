@@ -1,0 +1,169 @@
+"""Language models: Linen inside, a pure init/apply pair outside.
+
+A model is a frozen, hashable description; parameters are a nested dict that
+its methods take. A family is one file of this folder named by its
+Hugging Face `model_type`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from rlaif_jax import sharding
+from rlaif_jax.core import types
+from rlaif_jax.models import cache as cache_lib
+from rlaif_jax.models import families
+from rlaif_jax.models.config import ModelConfig, Origin, Rope
+from rlaif_jax.models.transformer import Decoder
+
+__all__ = [
+  'LanguageModel',
+  'ModelConfig',
+  'Origin',
+  'Rope',
+  'build',
+  'with_options',
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+  """A causal language model without its parameters.
+
+  Hashable and comparable, so that it can be a static argument of `jax.jit`.
+
+  Attributes:
+    config: the architecture.
+    rules: sharding rules over `sharding.DEFAULT_RULES`, as `freeze_rules`
+      gives them; used for activations.
+  """
+
+  config: ModelConfig
+  rules: tuple[tuple[str, sharding.MeshAxes], ...] = ()
+
+  def init(self, key: types.Key) -> types.Params:
+    """New parameters, of `config.param_dtype`.
+
+    Residual branches end in weights scaled by 1/sqrt(2L), other kernels by
+    1/sqrt(fan-in), tables are N(0, 0.02^2).
+    """
+    return jax.tree.map(lambda box: box.value, self._boxed(key), is_leaf=_boxed)
+
+  def param_axes(self) -> types.Params:
+    """Logical axis names of every parameter, a tree of tuples."""
+    return jax.tree.map(
+      lambda box: tuple(box.names), self._abstract(), is_leaf=_boxed
+    )
+
+  def abstract_params(self) -> types.Params:
+    """Shapes and types of the parameters, a tree of ShapeDtypeStructs."""
+    return jax.tree.map(lambda box: box.value, self._abstract(), is_leaf=_boxed)
+
+  def apply(
+    self,
+    params: types.Params,
+    tokens: Int[Array, 'B T'],
+    *,
+    mask: Bool[Array, 'B T'] | None = None,
+    positions: Int[Array, 'B T'] | None = None,
+    cache: types.Cache | None = None,
+    logits: bool = True,
+  ) -> types.ModelOutput:
+    """One forward pass.
+
+    Args:
+      params: what `init` or `hf.load` gives.
+      tokens: ids; padding, on either side, may hold any.
+      mask: True = real token; None = all are.
+      positions: position ids; None counts the real tokens of each row, cached
+        ones included.
+      cache: continues after what it holds: the T tokens go to the slots from
+        `cache.index` on, for every row. Slots beyond its size are the caller's
+        mistake and overwrite the last ones.
+      logits: False leaves the unembedding out.
+
+    Returns:
+      Logits [B, T, V] float32 or None, hidden states [B, T, D] after the final
+      norm, and the cache (None if none was given). A token or position id
+      outside its table gives NaN.
+
+    Raises:
+      ValueError: more tokens than a cache has slots, or than there are learned
+        positions.
+    """
+    length, limit = tokens.shape[1], self.config.max_positions
+    counted = mask is None and positions is None and self.config.rope is None
+    if counted and length > limit:
+      raise ValueError(f'{length} tokens, but the model has {limit} positions')
+    if cache is not None and length > cache.mask.shape[1]:
+      raise ValueError(
+        f'{length} tokens do not fit a cache of {cache.mask.shape[1]} slots'
+      )
+    return self._module.apply(
+      {'params': params}, tokens, mask, positions, cache, logits
+    )
+
+  def unembed(
+    self, params: types.Params, hidden: Float[Array, '... D']
+  ) -> Float[Array, '... V']:
+    """Float32 logits of final hidden states."""
+    return self._module.apply(
+      {'params': params}, hidden, method=Decoder.unembed
+    )
+
+  def init_cache(self, batch: int, slots: int, dtype=None) -> types.Cache:
+    """An empty cache for `batch` rows of up to `slots` tokens.
+
+    Its layout follows the platform of the mesh set with `jax.set_mesh`, or of
+    the default device; `dtype` defaults to the activations'.
+    """
+    return cache_lib.init(self.config, batch, slots, dtype, self.rules)
+
+  @property
+  def _module(self) -> Decoder:
+    return Decoder(self.config, self.rules)
+
+  def _boxed(self, key: types.Key) -> types.Params:
+    """Parameters in boxes that carry their logical axes."""
+    return self._module.init(key, jnp.zeros((1, 1), jnp.int32))['params']
+
+  def _abstract(self) -> types.Params:
+    return jax.eval_shape(self._boxed, jax.random.key(0))
+
+
+def build(config: Mapping[str, Any], **options: Any) -> LanguageModel:
+  """Model of a Hugging Face style config, for example to train from scratch.
+
+  Args:
+    config: what config.json holds; `model_type` names the family.
+    **options: fields of ModelConfig that say how it runs (dtype, remat, ...).
+
+  Raises:
+    ValueError: the family, or something that the config asks for, is not
+      supported.
+  """
+  return with_options(LanguageModel(families.config_from_hf(config)), **options)
+
+
+def with_options(model: Any, **options: Any) -> Any:
+  """A LanguageModel or ScalarModel that runs otherwise: dtype, remat, ...
+
+  Args:
+    model: the model.
+    **options: fields of ModelConfig to replace.
+  """
+  if hasattr(model, 'trunk'):
+    return dataclasses.replace(
+      model, trunk=with_options(model.trunk, **options)
+    )
+  config = dataclasses.replace(model.config, **options)
+  return dataclasses.replace(model, config=config)
+
+
+def _boxed(x: Any) -> bool:
+  return isinstance(x, nn.LogicallyPartitioned)

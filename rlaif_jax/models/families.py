@@ -1,0 +1,124 @@
+"""Finding a model family, and what all families' configs have in common.
+
+A family is a module of this folder, named by its Hugging Face `model_type`:
+
+  from_hf(config) -> ModelConfig      what config.json means
+  to_hf(config) -> dict               config.json of a ModelConfig
+  NAME_MAP: dict[str, Tensor]         parameter path -> tensor of the file
+  PREFIX                              of the keys that the bare trunk also has
+  CAUSAL_LM, CLASSIFIER               names of transformers' classes
+  IGNORED                             patterns of keys that hold no parameter
+"""
+
+import dataclasses
+import importlib
+import json
+import pathlib
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from rlaif_jax.models.config import ModelConfig, Origin
+
+_ACTIVATIONS = {
+  'gelu': 'gelu',
+  'gelu_fast': 'gelu_tanh',
+  'gelu_new': 'gelu_tanh',
+  'gelu_pytorch_tanh': 'gelu_tanh',
+  'relu': 'relu',
+  'silu': 'silu',
+  'swish': 'silu',
+}
+
+
+def supported() -> tuple[str, ...]:
+  """Names of all families, found by looking into this folder."""
+  names = (p.stem for p in pathlib.Path(__file__).parent.glob('*.py'))
+  return tuple(sorted(n for n in names if _module(n) is not None))
+
+
+def find(model_type: str | None) -> ModuleType:
+  """The module of a family.
+
+  Raises:
+    ValueError: there is none of that name.
+  """
+  module = _module(model_type) if model_type else None
+  if module is None:
+    raise ValueError(
+      f'config.json: model_type {model_type!r} is not supported; supported: '
+      f'{", ".join(supported())}'
+    )
+  return module
+
+
+def config_from_hf(config: Mapping[str, Any]) -> ModelConfig:
+  """ModelConfig of a config.json.
+
+  Raises:
+    ValueError: a family or feature that is not supported, or a key missing.
+  """
+  if config.get('quantization_config'):
+    kind = dict(config['quantization_config']).get('quant_method', 'unknown')
+    raise ValueError(
+      f'config.json: quantised weights ({kind}) are not supported; supported: '
+      'float32, bfloat16 and float16 safetensors'
+    )
+  module = find(config.get('model_type'))
+  try:
+    found = module.from_hf(config)
+  except KeyError as e:
+    raise ValueError(
+      f'config.json: {config["model_type"]} needs the key {e}'
+    ) from e
+  return dataclasses.replace(
+    found, origin=Origin(config=json.dumps(dict(config)))
+  )
+
+
+def config_to_hf(config: ModelConfig) -> dict[str, Any]:
+  """config.json of a ModelConfig: as it came, wherever it still holds."""
+  module = find(config.family)
+  origin = json.loads(config.origin.config)
+  if origin and module.from_hf(origin) == _architecture(config):
+    return origin
+  # Written in the older form, which all versions read.
+  origin.pop('rope_parameters', None)
+  return {**origin, 'model_type': config.family, **module.to_hf(config)}
+
+
+def activation(name: str) -> str:
+  """Our name of an activation function of a config.json.
+
+  Raises:
+    ValueError: it is not supported.
+  """
+  if name not in _ACTIVATIONS:
+    raise ValueError(
+      f'config.json: activation {name!r} is not supported; supported: '
+      f'{", ".join(sorted(_ACTIVATIONS))}'
+    )
+  return _ACTIVATIONS[name]
+
+
+def activation_to_hf(name: str) -> str:
+  """The name that transformers has for our activation `name`."""
+  return {'gelu_tanh': 'gelu_new'}.get(name, name)
+
+
+def _module(name: str) -> ModuleType | None:
+  """The family module `name`, None if there is none."""
+  if not (pathlib.Path(__file__).parent / f'{name}.py').is_file():
+    return None
+  module = importlib.import_module(f'{__package__}.{name}')
+  return module if hasattr(module, 'NAME_MAP') else None
+
+
+def _architecture(config: ModelConfig) -> ModelConfig:
+  """The config with all that says how it runs back at its default."""
+  defaults = {
+    f.name: f.default
+    for f in dataclasses.fields(ModelConfig)
+    if f.name in ('dtype', 'param_dtype', 'remat', 'cache_layout')
+  }
+  return dataclasses.replace(config, **defaults)

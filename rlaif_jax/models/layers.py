@@ -1,0 +1,248 @@
+"""The parts of one decoder layer.
+
+Kernels keep heads as an axis of their own ([D, H, h], not [D, H * h]), so that
+sharding rules can speak about heads.
+"""
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from rlaif_jax import sharding
+from rlaif_jax.models import cache as cache_lib
+from rlaif_jax.models.config import ModelConfig
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+  'gelu': lambda x: jax.nn.gelu(x, approximate=False),
+  'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),
+  'relu': jax.nn.relu,
+  'silu': jax.nn.silu,
+}
+
+# Finite, so that a row with nothing to look at gets a uniform average (which
+# no real token reads) and not NaN.
+_MASKED = -1e30
+
+
+class Norm(nn.Module):
+  """LayerNorm or RMSNorm over the last axis, computed in float32."""
+
+  config: ModelConfig
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '... D']) -> Float[Array, '... D']:
+    """Normalises `x`; the type of `x` is kept."""
+    c = self.config
+    wide = x.astype(jnp.float32)
+    if c.norm == 'layernorm':
+      wide -= jnp.mean(wide, axis=-1, keepdims=True)
+    power = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
+    wide *= jax.lax.rsqrt(power + c.norm_eps)
+    size = x.shape[-1:]
+    wide *= spread(
+      _param(self, 'scale', nn.initializers.ones, size, ('norm',)), x.ndim
+    )
+    if c.norm == 'layernorm':
+      wide += spread(
+        _param(self, 'bias', nn.initializers.zeros, size, ('norm',)), x.ndim
+      )
+    return wide.astype(x.dtype)
+
+
+class Linear(nn.Module):
+  """Contracts the trailing axes `inputs` of x with a kernel.
+
+  Attributes:
+    inputs: sizes of the contracted axes.
+    outputs: sizes of the new axes.
+    axes: logical axes of the kernel, inputs first.
+    use_bias: adds one.
+    gain: of the initial weights, times 1 / sqrt(fan-in).
+    out_dtype: of the result and of the sum inside; None: as x.
+  """
+
+  config: ModelConfig
+  inputs: tuple[int, ...]
+  outputs: tuple[int, ...]
+  axes: tuple[str, ...]
+  use_bias: bool = False
+  gain: float = 1.0
+  out_dtype: str | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
+    """x [..., *inputs] -> [..., *outputs]."""
+    init = nn.initializers.normal(self.gain * math.prod(self.inputs) ** -0.5)
+    kernel = _param(self, 'kernel', init, self.inputs + self.outputs, self.axes)
+    y = jnp.tensordot(
+      x,
+      kernel.astype(x.dtype),
+      axes=len(self.inputs),
+      preferred_element_type=self.out_dtype,
+    )
+    if self.use_bias:
+      axes = self.axes[len(self.inputs) :]
+      # A vector of the model's width is too small to be worth splitting.
+      axes = tuple('norm' if a == 'embed' else a for a in axes)
+      bias = _param(self, 'bias', nn.initializers.zeros, self.outputs, axes)
+      y += spread(bias.astype(y.dtype), y.ndim)
+    return y
+
+
+class Attention(nn.Module):
+  """Causal attention of H query heads over K shared key/value heads."""
+
+  config: ModelConfig
+  rules: tuple = ()
+
+  @nn.compact
+  def __call__(self, x, allowed, rotate, buffers, layer, index):
+    """Attends and, with a cache, writes it.
+
+    Args:
+      x: normed activations [B, T, D].
+      allowed: bool [B, T, S], which key each query may look at.
+      rotate: position function of heads [B, T, H, h] -> the same.
+      buffers: stacked (keys, values) [L, ...] of the cache, or None.
+      layer: which layer of the cache this is.
+      index: the cache slot of the first of the T tokens.
+
+    Returns:
+      ([B, T, D], buffers).
+    """
+    c = self.config
+    query, key, value = self._project(x)
+    query, key = rotate(query), rotate(key)
+    order = cache_lib.PLAIN
+    if buffers is not None:
+      order = cache_lib.layout(c)
+      buffers = tuple(
+        cache_lib.constrain(
+          cache_lib.write(b, new, layer, index, order), order, self.rules
+        )
+        for b, new in zip(buffers, (key, value), strict=True)
+      )
+      key, value = (cache_lib.read(b, layer) for b in buffers)
+    scale = c.attention_scale
+    heads = attend(
+      query,
+      key.astype(query.dtype),
+      value.astype(query.dtype),
+      allowed,
+      scale=c.head_dim**-0.5 if scale is None else scale,
+      order=order,
+    )
+    out = Linear(
+      c,
+      (c.num_heads, c.head_dim),
+      (c.width,),
+      ('heads', 'head_dim', 'embed'),
+      c.out_bias,
+      _residual_gain(c),
+      name='out',
+    )(heads)
+    return out, buffers
+
+  def _project(self, x):
+    """Queries [B, T, H, h], keys and values [B, T, K, h]."""
+    c = self.config
+
+    def project(name, heads, axis):
+      y = Linear(
+        c,
+        (c.width,),
+        (heads, c.head_dim),
+        ('embed', axis, 'head_dim'),
+        c.qkv_bias,
+        name=name,
+      )(x)
+      return sharding.constrain(
+        y, 'batch', 'length', axis, 'head_dim', rules=self.rules
+      )
+
+    return (
+      project('query', c.num_heads, 'heads'),
+      project('key', c.num_kv_heads, 'kv_heads'),
+      project('value', c.num_kv_heads, 'kv_heads'),
+    )
+
+
+class Mlp(nn.Module):
+  """Feed-forward part: plain, or gated by a second projection."""
+
+  config: ModelConfig
+  rules: tuple = ()
+
+  @nn.compact
+  def __call__(self, x: Float[Array, 'B T D']) -> Float[Array, 'B T D']:
+    """Maps every token by itself."""
+    c = self.config
+
+    def up(name):
+      return Linear(
+        c, (c.width,), (c.mlp_dim,), ('embed', 'mlp'), c.mlp_bias, name=name
+      )(x)
+
+    act = ACTIVATIONS[c.activation]
+    hidden = act(up('gate')) * up('up') if c.gated_mlp else act(up('up'))
+    hidden = sharding.constrain(
+      hidden, 'batch', 'length', 'mlp', rules=self.rules
+    )
+    return Linear(
+      c,
+      (c.mlp_dim,),
+      (c.width,),
+      ('mlp', 'embed'),
+      c.mlp_bias,
+      _residual_gain(c),
+      name='down',
+    )(hidden)
+
+
+def attend(
+  query: Float[Array, 'B T H h'],
+  key: Float[Array, '...'],
+  value: Float[Array, '...'],
+  allowed: Bool[Array, 'B T S'],
+  *,
+  scale: float,
+  order: str = cache_lib.PLAIN,
+) -> Float[Array, 'B T H h']:
+  """Attention with a float32 softmax; `order` is key's and value's axes.
+
+  A query that may look at nothing gets the plain average of the values.
+  """
+  b, t, h, d = query.shape
+  groups = key.shape[order.index('k')]
+  query = query.reshape(b, t, groups, h // groups, d)
+  scores = jnp.einsum(
+    f'btkgh,{order}->bkgts', query, key, preferred_element_type=jnp.float32
+  )
+  scores = jnp.where(allowed[:, None, None], scores * scale, _MASKED)
+  probs = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
+  out = jnp.einsum(f'bkgts,{order}->btkgh', probs, value)
+  return out.reshape(b, t, h, d)
+
+
+def spread(x: Array, ndim: int) -> Array:
+  """`x` with leading axes of size 1, to be added to an array of rank `ndim`."""
+  return x.reshape((1,) * (ndim - x.ndim) + x.shape)
+
+
+def _param(module: nn.Module, name: str, init, shape, axes) -> Array:
+  """A parameter whose axes carry their logical names."""
+  return module.param(
+    name,
+    nn.with_logical_partitioning(init, axes),
+    shape,
+    jnp.dtype(module.config.param_dtype),
+  )
+
+
+def _residual_gain(c: ModelConfig) -> float:
+  """GPT-2's: the residual stream keeps its variance at any depth."""
+  return (2 * c.num_layers) ** -0.5

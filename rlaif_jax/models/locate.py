@@ -1,0 +1,48 @@
+"""What a model path in a config stands for.
+
+A path may be a Hugging Face folder, a hub id (`org/name`), the workdir of a
+finished stage (its `model/` is taken), or `tiny:NAME` for what ships with the
+package in `rlaif_jax/tiny_world/NAME`.
+"""
+
+import pathlib
+
+import rlaif_jax
+
+_TINY = pathlib.Path(rlaif_jax.__file__).parent / 'tiny_world'
+
+
+def resolve(path: str) -> str:
+  """Folder (or hub id) that holds the model of a config path.
+
+  Raises:
+    ValueError: an empty path.
+    FileNotFoundError: a `tiny:` name that does not ship, a folder without a
+      model, or the workdir of a stage that has not finished.
+  """
+  if not path:
+    raise ValueError('the config names no model: a model path is empty')
+  if path.startswith('tiny:'):
+    return str(_shipped(path.removeprefix('tiny:')))
+  folder = pathlib.Path(path)
+  if (folder / 'model' / 'config.json').is_file():
+    return str(folder / 'model')
+  if (folder / 'checkpoints').is_dir():
+    raise FileNotFoundError(
+      f'{path}: this stage has not finished, it has no model/ yet; run it first'
+    )
+  if folder.is_dir() and not (folder / 'config.json').is_file():
+    raise FileNotFoundError(f'{path}: no model here (config.json is missing)')
+  if not folder.exists() and (path.startswith(('/', '.', '~')) or path.count('/') != 1):
+    raise FileNotFoundError(f'{path}: no such model folder')
+  return path
+
+
+def _shipped(name: str) -> pathlib.Path:
+  folder = _TINY / name
+  if not folder.is_dir():
+    have = sorted(f'tiny:{p.name}' for p in _TINY.iterdir() if p.is_dir())
+    raise FileNotFoundError(
+      f'tiny:{name} is not shipped; there are: {", ".join(have)}'
+    )
+  return folder

@@ -1,0 +1,214 @@
+"""Parameters, as flat {path: array}, from and to safetensors.
+
+A path is the keys of the parameter tree joined by '/'. Parameters under
+'layers' are stacked [L, ...] here and one tensor per layer in the files.
+"""
+
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+
+from rlaif_jax import sharding
+from rlaif_jax.models import safetensors_io, tensors
+from rlaif_jax.models.tensors import Tensor
+
+_ROWS = 4096  # of a table compared at a time
+
+
+def check(
+  reader: safetensors_io.Reader,
+  places: Mapping[str, Tensor],
+  shapes: Mapping[str, jax.ShapeDtypeStruct],
+  ignored: Sequence[str] = (),
+) -> None:
+  """Every tensor is used, every parameter found, every shape as it must be.
+
+  Args:
+    reader: the files.
+    places: where each parameter lies.
+    shapes: of every parameter.
+    ignored: patterns of keys that hold no parameter.
+
+  Raises:
+    ValueError: it is not so; the message lists both sets.
+  """
+  need = {
+    key: tensors.source_shape(tensor, _unstacked(tensor, shapes[path].shape))
+    for path, tensor in places.items()
+    for key in _keys(tensor, shapes[path])
+  }
+  buffer = re.compile('|'.join(f'(.*\\.)?(?:{p})' for p in ignored) or r'(?!)')
+  missing = sorted(set(need) - set(reader.shapes))
+  unused = sorted(
+    k for k in set(reader.shapes) - set(need) if not buffer.fullmatch(k)
+  )
+  if missing or unused:
+    raise ValueError(
+      f'{reader.folder}: the tensors are not those that config.json describes; '
+      f'missing: {_listing(missing)}; not used: {_listing(unused)}'
+    )
+  for key, shape in need.items():
+    if reader.shapes[key] != shape:
+      raise ValueError(
+        f'{reader.folder}: {key} has shape {list(reader.shapes[key])}, by '
+        f'config.json it must be {list(shape)}'
+      )
+
+
+def read(
+  reader: safetensors_io.Reader,
+  places: Mapping[str, Tensor],
+  shapes: Mapping[str, jax.ShapeDtypeStruct],
+  where: Mapping[str, Sharding],
+  dtype: Any = None,
+) -> dict[str, jax.Array]:
+  """Reads every parameter, each device's part by itself.
+
+  One parameter (all its layers) at a time: the host holds no more than the
+  parts of the largest one that its own devices need.
+
+  Args:
+    reader: the files, found right by `check`.
+    places: where each parameter lies.
+    shapes: of every parameter.
+    where: sharding of every parameter.
+    dtype: to cast to; None keeps the file's type, bit by bit.
+  """
+  return {
+    path: _read_one(reader, tensor, shapes[path], where[path], dtype)
+    for path, tensor in places.items()
+  }
+
+
+def write(
+  folder: pathlib.Path,
+  places: Mapping[str, Tensor],
+  leaves: Mapping[str, Any],
+  *,
+  max_shard_bytes: int,
+  leader: bool,
+) -> None:
+  """Writes parameters where `places` says; see `safetensors_io.write`."""
+  parts: dict[str, list[tuple[str, int | None]]] = {}
+  for path, layer in _in_file_order(places, leaves):
+    key = places[path].key.format(layer)
+    parts.setdefault(key, []).append((path, layer))
+
+  def spec(key):
+    path = parts[key][0][0]
+    shape = _unstacked(places[path], leaves[path].shape)
+    shape = tensors.source_shape(places[path], shape)
+    return shape, np.dtype(leaves[path].dtype)
+
+  def fetch(key):
+    return tensors.write(
+      [
+        (places[path], _host_part(leaves[path], layer))
+        for path, layer in parts[key]
+      ]
+    )
+
+  safetensors_io.write(
+    folder,
+    {key: spec(key) for key in parts},
+    fetch,
+    max_shard_bytes=max_shard_bytes,
+    leader=leader,
+  )
+
+
+def same(reader: safetensors_io.Reader, first: str, second: str) -> bool:
+  """Whether two tensors of the files are equal."""
+  shape = reader.shapes[first]
+  if shape != reader.shapes[second]:
+    return False
+  with reader.open([first, second]) as fetch:
+    rows = (slice(i, i + _ROWS) for i in range(0, shape[0], _ROWS))
+    return all(
+      np.array_equal(fetch(first, (r,)), fetch(second, (r,))) for r in rows
+    )
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+  """{path: leaf} of a nested dict; tuples are leaves."""
+  out = {}
+  for key, value in tree.items():
+    if isinstance(value, Mapping):
+      out |= {f'{key}/{k}': v for k, v in flatten(value).items()}
+    else:
+      out[key] = value
+  return out
+
+
+def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
+  """The nested dict of {path: leaf}."""
+  tree: dict[str, Any] = {}
+  for path, leaf in leaves.items():
+    *parents, name = path.split('/')
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[name] = leaf
+  return tree
+
+
+def _read_one(
+  reader, tensor: Tensor, spec, where: Sharding, dtype
+) -> jax.Array:
+  """One parameter, with all its layers."""
+  keys = _keys(tensor, spec)
+  dtype = np.dtype(dtype or reader.dtype(keys[0]))
+  shape = _unstacked(tensor, spec.shape)
+  with reader.open(keys) as fetch:
+
+    def layer(key, index):
+      return tensors.read(tensor, shape, index, lambda w: fetch(key, w))
+
+    def part(index):
+      if not tensor.stacked:
+        return layer(keys[0], index).astype(dtype)
+      wanted = keys[index[0]]
+      first = layer(wanted[0], index[1:])
+      out = np.empty((len(wanted), *first.shape), dtype)
+      out[0] = first
+      for i, key in enumerate(wanted[1:], 1):
+        out[i] = layer(key, index[1:])
+      return out
+
+    return jax.make_array_from_callback(spec.shape, where, part)
+
+
+def _in_file_order(places, leaves):
+  """(path, layer) of every tensor: what comes before, the layers, the rest."""
+  paths = [p for p in places if p in leaves]
+  stacked = [p for p in paths if places[p].stacked]
+  first = paths.index(stacked[0])
+  plain = [p for p in paths if p not in stacked]
+  yield from ((p, None) for p in plain if paths.index(p) < first)
+  for layer in range(leaves[stacked[0]].shape[0]):
+    yield from ((p, layer) for p in stacked)
+  yield from ((p, None) for p in plain if paths.index(p) > first)
+
+
+def _keys(tensor: Tensor, spec: Any) -> list[str]:
+  """Keys of a parameter's tensors, one per layer where it is stacked."""
+  return tensor.keys(spec.shape[0] if tensor.stacked else 1)
+
+
+def _unstacked(tensor: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
+  return tuple(shape[1:] if tensor.stacked else shape)
+
+
+def _host_part(leaf: Any, layer: int | None) -> np.ndarray:
+  return sharding.to_host(leaf if layer is None else leaf[layer])
+
+
+def _listing(keys: Sequence[str]) -> str:
+  """The first few keys, and how many more."""
+  more = f' and {len(keys) - 8} more' if len(keys) > 8 else ''
+  return ', '.join(keys[:8]) + more if keys else 'none'

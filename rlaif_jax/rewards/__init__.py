@@ -1,0 +1,51 @@
+"""Rewards: what a finished text is worth (floor F4).
+
+A reward is a module `rewards/<name>.py` with
+
+  make(config, *, policy_tokenizer, mesh, rules) -> Reward
+
+where `config` is the `reward` block of the RL stage. It is found by its file
+name; there is no registry to edit.
+"""
+
+import importlib
+import pathlib
+import types
+from collections.abc import Sequence
+from typing import Protocol
+
+import jax
+
+from rlaif_jax.core.types import Rollout
+from rlaif_jax.data.datasets import Example
+
+
+class Reward(Protocol):
+  """Scores finished responses; higher is better."""
+
+  def score(self, rollout: Rollout, examples: Sequence[Example]) -> jax.Array:
+    """Scores [B] float32 of the responses, given the prompts' examples.
+
+    May stay on the device (reward model with the policy's tokenizer) or go
+    through the host (labeler prompts); the caller does not wait for it.
+    """
+    ...
+
+
+def names() -> list[str]:
+  """Names of the rewards: the public modules of this folder."""
+  return sorted(
+    path.stem
+    for path in pathlib.Path(__file__).parent.glob('*.py')
+    if not path.stem.startswith('_')
+  )
+
+
+def load(name: str) -> types.ModuleType:
+  """Imports the reward `name`; ValueError lists what exists otherwise."""
+  if name not in names():
+    raise ValueError(
+      f'config.reward.name={name!r} is not a reward; there are: '
+      f'{", ".join(names())}'
+    )
+  return importlib.import_module(f'rlaif_jax.rewards.{name}')

@@ -1,0 +1,113 @@
+"""Reward by a trained reward model (canonical RLAIF, paper 2.2.1).
+
+Scores are centred and scaled by the statistics that the reward stage left
+beside the model (`reward_stats.json`), so that beta means the same whatever
+the reward model's own scale is (Stiennon et al. centre on references too).
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rlaif_jax import sharding
+from rlaif_jax.core.types import Rollout
+from rlaif_jax.data import tokenizer as tokenizer_lib
+from rlaif_jax.data import transforms
+from rlaif_jax.data.datasets import Example
+from rlaif_jax.models import hf, locate
+from rlaif_jax.models.heads import ScalarModel
+
+STATS_FILE = 'reward_stats.json'
+
+
+@dataclasses.dataclass(frozen=True)
+class RewardModel:
+  """Reward model on the mesh; `mean` and `std` are those of its scores."""
+
+  model: ScalarModel
+  params: Any
+  tokenizer: tokenizer_lib.Tokenizer
+  policy_tokenizer: tokenizer_lib.Tokenizer
+  mesh: jax.sharding.Mesh
+  mean: float
+  std: float
+
+  def score(self, rollout: Rollout, examples: Sequence[Example]) -> jax.Array:
+    """Normalised scores [B]; on the device if the tokenizers are the same."""
+    if self.tokenizer.fingerprint == self.policy_tokenizer.fingerprint:
+      raw = score_rollout(self.model, self.params, rollout)
+    else:
+      tokens, mask = self._retokenize(rollout, examples)
+      raw = score_tokens(self.model, self.params, tokens, mask)
+    return (raw - self.mean) / self.std
+
+  def _retokenize(self, rollout, examples):
+    sequences = [
+      transforms.response_ids(example.prompt, text, self.tokenizer)
+      for example, text in zip(
+        examples,
+        decode_responses(rollout, self.policy_tokenizer),
+        strict=True,
+      )
+    ]
+    limit = self.model.trunk.config.max_positions
+    arrays = transforms.right_pad(
+      sequences, transforms.power_buckets(limit), self.tokenizer.pad_id
+    )
+    return sharding.shard_batch(arrays, self.mesh)
+
+
+def make(config, *, policy_tokenizer, mesh, rules) -> RewardModel:
+  """Loads the reward model at `config.path`."""
+  path = locate.resolve(config.path)
+  model, params = hf.load_reward_model(path, mesh=mesh, rules=rules)
+  mean, std = read_stats(path)
+  return RewardModel(
+    model,
+    params,
+    tokenizer_lib.load_tokenizer(path),
+    policy_tokenizer,
+    mesh,
+    mean,
+    std,
+  )
+
+
+def read_stats(path: str) -> tuple[float, float]:
+  """(mean, std) left by the reward stage; (0, 1) for foreign models."""
+  file = pathlib.Path(path) / STATS_FILE
+  if not file.is_file():
+    return 0.0, 1.0
+  stats = json.loads(file.read_text())
+  return float(stats['mean']), float(stats['std'])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def score_tokens(model: ScalarModel, params, tokens, mask) -> jax.Array:
+  """Raw scores [B] of token rows [B, T]."""
+  return model.apply(params, tokens, mask=mask)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def score_rollout(model: ScalarModel, params, rollout: Rollout) -> jax.Array:
+  """Raw scores [B] of prompt + response, without leaving the device."""
+  tokens = jnp.concatenate([rollout.prompt_tokens, rollout.response_tokens], 1)
+  mask = jnp.concatenate([rollout.prompt_mask, rollout.response_mask], 1)
+  return model.apply(params, tokens, mask=mask)
+
+
+def decode_responses(rollout: Rollout, tokenizer) -> list[str]:
+  """Response texts of a rollout, special tokens dropped, stripped."""
+  tokens = np.asarray(rollout.response_tokens)
+  mask = np.asarray(rollout.response_mask)
+  return [
+    tokenizer.decode(row[keep].tolist()).strip()
+    for row, keep in zip(tokens, mask, strict=True)
+  ]

@@ -1,0 +1,293 @@
+"""Reinforcement learning from AI feedback (paper App. E/F): the RL stage.
+
+One iteration:
+  1. take the prompts of this step (a pure function of seed, step, host)
+  2. sample a response for each from the policy                 [jit: rollout]
+  3. score the finished texts: reward model, or labeler (direct RLAIF)
+  4. reference log-probs, policy log-probs and values           [jit: update]
+  5. advantages and returns of the algorithm
+  6. one optimiser step for the policy, one for the value model
+The reference is the SFT model, frozen. Nothing comes back to the host inside
+2 and 4-6; metrics of step t-1 are read after step t was dispatched.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from rlaif_jax import algorithms, rewards, sharding
+from rlaif_jax.core import masking
+from rlaif_jax.core.types import Rollout
+from rlaif_jax.data import pipeline, transforms
+from rlaif_jax.inference import decode, score
+from rlaif_jax.inference.sampling import SamplingConfig
+from rlaif_jax.stages import common
+from rlaif_jax.training import loop, step, train_state
+from rlaif_jax.training import workdir as workdir_lib
+from rlaif_jax.training.train_state import RunningStats, TrainState
+
+
+def default_config() -> ConfigDict:
+  """The paper's RL: batch 128, T 0.9, lr 1e-5, beta 0.05, 1024 + 128."""
+  c = common.base_config('rl')
+  c.policy = common.model_config('')  # the SFT model
+  c.reference = ''  # KL anchor; '' = the policy's starting point
+  c.value = ''  # start of the value model; '' = as the policy (App. G)
+  c.data = common.data_config('tldr', 'train')
+  c.max_prompt = 1024
+  c.max_response = 128
+  c.batch_size = 128  # episodes a step
+  c.num_microbatches = 1  # gradient accumulation
+  c.num_steps = 0  # 0 = num_epochs over the prompts
+  c.num_epochs = 8
+  c.sampling = common.sampling_config(0.9)
+  c.reward = ConfigDict(
+    dict(
+      name='reward_model',  # rlaif_jax/rewards/<name>.py
+      path='',  # reward model, or labeler for name='direct'
+      prompt='summary_score',  # labeling prompt of name='direct'
+      max_tokens=4096,  # of a labeling prompt, for name='direct'
+      batch_size=64,  # rows scored at once, for name='direct'
+      dtype='float32',
+    )
+  )
+  c.reward_scaling = 'none'  # or 'running': divide by the running std
+  c.algorithm = 'reinforce'  # rlaif_jax/algorithms/<name>.py
+  c.algorithm_config = ConfigDict(dict(beta=0.05))
+  c.optimizer = common.optimizer_config(1e-5)
+  c.value_optimizer = common.optimizer_config(1e-5)
+  c.policy_delay = 0  # first steps in which only the value model learns
+  c.checkpoint = common.checkpoint_config(every=100)
+  return c
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=('policy', 'value', 'reward_stats'),
+  meta_fields=(),
+)
+@dataclasses.dataclass(frozen=True)
+class RLState:
+  """All that training changes, and so all that a checkpoint holds."""
+
+  policy: TrainState
+  value: TrainState
+  reward_stats: RunningStats
+
+
+def run(config: ConfigDict, workdir) -> None:
+  """Trains `config.policy` against `config.reward`; leaves `workdir/model`."""
+  with common.session(config, workdir) as s:
+    if s is None:
+      return
+    loaded = common.load_policy(config.policy, s)
+    examples = common.fit_prompts(
+      common.load_examples(config.data),
+      loaded.tokenizer,
+      config.max_prompt,
+      config.data.overflow,
+    )
+    common.check_context(
+      loaded.model,
+      max_prompt=config.max_prompt,
+      max_response=config.max_response,
+    )
+    state = train(s, loaded, examples)
+    common.export_model(
+      s, loaded.model, state.policy.params, loaded.tokenizer
+    )
+    workdir_lib.finish(s.workdir, loop.last_metrics(s.workdir))
+
+
+def train(s: common.Session, loaded: common.Loaded, examples) -> RLState:
+  """The loop of the module docstring; returns the final state."""
+  config, key = s.config, jax.random.key(s.config.seed)
+  num_steps = config.num_steps or max(
+    1, config.num_epochs * len(examples) // config.batch_size
+  )
+  reward = rewards.load(config.reward.name).make(
+    config.reward,
+    policy_tokenizer=loaded.tokenizer,
+    mesh=s.mesh,
+    rules=s.rules,
+  )
+  txs = {
+    'policy': common.make_optimizer(config.optimizer, num_steps),
+    'value': common.make_optimizer(config.value_optimizer, num_steps),
+  }
+  value_model, state, reference = init_state(s, loaded, txs, key)
+  rollout_fn = decode.make_generate(
+    loaded.model,
+    max_new_tokens=config.max_response,
+    sampling=SamplingConfig(**config.sampling.to_dict()),
+    eos_ids=(loaded.tokenizer.eos_id,),
+    pad_id=loaded.tokenizer.pad_id,
+  )
+  update = make_update(config, loaded.model, value_model, txs)
+
+  def batch(at: int):
+    rows = pipeline.batch_indices(
+      config.seed, at, config.batch_size, len(examples),
+      process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+    chosen = [examples[i] for i in rows]
+    return chosen, transforms.prompt_batch(
+      chosen, loaded.tokenizer, config.max_prompt
+    )
+
+  batches = pipeline.prefetch(batch)
+  row_ids = common.host_ids(config.batch_size)
+
+  def step_fn(state: RLState, at: int):
+    chosen, prompts = batches(at)  # 1
+    prompts = sharding.shard_batch(prompts, s.mesh)
+    rollout = rollout_fn(  # 2
+      state.policy.params, prompts, jax.random.fold_in(key, at), row_ids
+    )
+    scores = reward.score(rollout, chosen)  # 3
+    return update(state, reference, rollout, scores)  # 4-6
+
+  with common.checkpointer_for(s, 'objective/rlhf_reward') as checkpointer:
+    return loop.run_loop(
+      state,
+      step_fn,
+      num_steps=num_steps,
+      checkpointer=checkpointer,
+      writer=common.writer_for(s),
+      save_every=config.checkpoint.every,
+      log_every=config.log_every,
+      describe=lambda at: batch(at)[1],
+      title=s.workdir.name,
+      tokens_per_step=config.batch_size
+      * (config.max_prompt + config.max_response),
+    )
+
+
+def init_state(s: common.Session, loaded: common.Loaded, txs, key):
+  """Policy and value from SFT; returns (value model, state, reference).
+
+  The policy's parameters are copied once, since its update is donated while
+  the reference keeps the originals.
+  """
+  config = s.config
+  start = loaded
+  if config.value:
+    start = dataclasses.replace(
+      loaded,
+      params=common.load_policy(common.model_config(config.value), s).params,
+    )
+  value_model, value_params = common.scalar_from(start, s, key)
+  reference = loaded.params
+  if config.reference:
+    block = common.model_config(config.reference)
+    reference = common.load_policy(block, s).params
+  policy_params = jax.tree.map(jnp.copy, loaded.params)
+  state = RLState(
+    policy=train_state.create(policy_params, txs['policy'], s.mesh),
+    value=train_state.create(value_params, txs['value'], s.mesh),
+    reward_stats=sharding.replicate(RunningStats.zero(), s.mesh),
+  )
+  return value_model, state, reference
+
+
+def make_update(config: ConfigDict, model, value_model, txs) -> Callable:
+  """Jitted update(state, reference, rollout, scores) -> (state, metrics).
+
+  The step that the paper describes in App. F: one forward of the reference,
+  one forward and backward of policy and value, one optimiser step each, with
+  gradients accumulated over `config.num_microbatches`.
+  """
+  algorithm = algorithms.load(config.algorithm)
+  options = algorithm.Config(**config.algorithm_config.to_dict())
+  temperature = config.sampling.temperature
+
+  def loss_fn(params, batch):
+    rollout, scores, ref_logprobs = batch
+    stats = score.response_stats(
+      model, params['policy'], rollout, temperature=temperature, entropy=True
+    )
+    values = score.response_values(value_model, params['value'], rollout)
+    now = dataclasses.replace(
+      rollout, logprobs=jax.lax.stop_gradient(stats.logprobs)
+    )
+    targets = algorithm.targets(
+      now,
+      scores=scores,
+      ref_logprobs=ref_logprobs,
+      values=jax.lax.stop_gradient(values),
+      config=options,
+    )
+    loss, metrics = algorithm.loss(
+      stats.logprobs,
+      values,
+      targets,
+      now,
+      options,
+      ref_logprobs=ref_logprobs,
+      scores=scores,
+      entropy=stats.entropy,
+    )
+    return loss, {**metrics, **rollout_metrics(rollout, scores, stats)}
+
+  @step.jit_step
+  def update(state: RLState, reference, rollout: Rollout, scores):
+    scores, reward_stats = scale_rewards(
+      config.reward_scaling, scores, state.reward_stats
+    )
+    ref_logprobs = score.response_stats(
+      model, reference, rollout, temperature=temperature
+    ).logprobs
+    params = {'policy': state.policy.params, 'value': state.value.params}
+    grads, metrics = step.accumulate(
+      jax.grad(loss_fn, has_aux=True),
+      params,
+      (rollout, scores, ref_logprobs),
+      config.num_microbatches,
+    )
+    policy, policy_info = step.apply_gradients(
+      state.policy,
+      grads['policy'],
+      txs['policy'],
+      enabled=state.policy.step >= config.policy_delay,
+    )
+    value, value_info = step.apply_gradients(
+      state.value, grads['value'], txs['value']
+    )
+    metrics |= {f'policy/{k}': v for k, v in policy_info.items()}
+    metrics |= {f'value/{k}': v for k, v in value_info.items()}
+    return RLState(policy, value, reward_stats), metrics
+
+  return update
+
+
+def scale_rewards(kind: str, scores, stats: RunningStats):
+  """Scores for the algorithm and the updated running statistics.
+
+  'none' leaves scores alone; 'running' divides by the standard deviation of
+  all scores so far (the mean is left to the value baseline).
+  """
+  scores = scores.astype(jnp.float32)
+  stats = stats.update(scores)
+  if kind == 'none':
+    return scores, stats
+  if kind == 'running':
+    return scores / jnp.maximum(stats.std(), 1e-6), stats
+  raise ValueError(f"config.reward_scaling={kind!r}; use 'none' or 'running'")
+
+
+def rollout_metrics(rollout: Rollout, scores, stats) -> dict[str, jax.Array]:
+  """What the rollouts look like; names follow the field's dashboards."""
+  mask = rollout.response_mask
+  lengths = mask.sum(-1).astype(jnp.float32)
+  return {
+    'objective/scores_std': scores.std(),
+    'val/response_length': lengths.mean(),
+    # Sampled against recomputed log-probs: the two programs must agree.
+    'val/sampler_gap': masking.masked_mean(
+      jnp.abs(stats.logprobs - rollout.logprobs), mask
+    ),
+  }

@@ -1,0 +1,226 @@
+"""Supervised fine-tuning on demonstrations (paper 2.2.2 and App. G).
+
+Next-token cross-entropy on the response tokens of `prompt + ' ' + response`.
+`fit` is the loop itself: any stage that trains a language model on Examples
+(the tiny world's labelers, for one) calls it with its own.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from rlaif_jax import sharding
+from rlaif_jax.core import logprobs
+from rlaif_jax.data import pipeline, transforms
+from rlaif_jax.data.datasets import Example
+from rlaif_jax.stages import common
+from rlaif_jax.training import loop, step, train_state
+from rlaif_jax.training import workdir as workdir_lib
+
+
+def default_config() -> ConfigDict:
+  """The paper's SFT: batch 128, one epoch, Adafactor 1e-5, 1024 + 128."""
+  c = common.base_config('sft')
+  c.model = common.model_config('')
+  c.data = common.data_config('tldr', 'train')
+  c.eval_data = common.data_config('tldr', 'valid')
+  c.max_prompt = 1024  # tokens
+  c.max_response = 128  # tokens, with the end-of-text token
+  c.batch_size = 128
+  c.num_microbatches = 1  # gradient accumulation: batch_size / this at a time
+  c.num_steps = 0  # 0 = num_epochs over the data
+  c.num_epochs = 1
+  c.optimizer = common.optimizer_config(1e-5)
+  c.checkpoint = common.checkpoint_config(every=200)
+  c.eval_every = 200
+  c.prompt_loss = 0.0  # weight of prompt tokens in the loss
+  c.group_by_length = False  # batches of rows of like length: less padding
+  return c
+
+
+def run(config: ConfigDict, workdir) -> None:
+  """Fine-tunes `config.model` and leaves it in `workdir/model`."""
+  with common.session(config, workdir) as s:
+    if s is None:
+      return
+    loaded = common.load_policy(config.model, s)
+    train, valid = (
+      common.fit_prompts(
+        common.load_examples(block),
+        loaded.tokenizer,
+        config.max_prompt,
+        block.overflow,
+      )
+      for block in (config.data, config.eval_data)
+    )
+    fit(s, loaded, train, valid)
+
+
+def fit(
+  s: common.Session,
+  loaded: common.Loaded,
+  train: Sequence[Example],
+  valid: Sequence[Example],
+) -> None:
+  """Trains on `train`, reports loss on `valid`, exports and finishes."""
+  config, model = s.config, loaded.model
+  common.check_context(
+    model, max_prompt=config.max_prompt, max_response=config.max_response
+  )
+  _check_responses(train, config.data.name)
+  num_steps = config.num_steps or max(
+    1, config.num_epochs * len(train) // config.batch_size
+  )
+  tx = common.make_optimizer(config.optimizer, num_steps)
+  loss_fn = make_loss(model, config.max_response, config.prompt_loss)
+  train_step = step.make_train_step(
+    loss_fn, tx, num_microbatches=config.num_microbatches
+  )
+  state = train_state.create(loaded.params, tx, s.mesh)
+  key = jax.random.key(config.seed)
+
+  limit = config.max_prompt + config.max_response
+  buckets = range(32, limit + 32, 32) if config.group_by_length else None
+  rows_of = make_order(config, loaded.tokenizer, train)
+
+  def batch(at: int):
+    return transforms.sft_batch(
+      [train[i] for i in rows_of(at)],
+      loaded.tokenizer,
+      config.max_prompt,
+      config.max_response,
+      buckets=buckets,
+    )
+
+  evaluate = make_evaluate(s, loaded, valid, jax.jit(loss_fn))
+  batches = pipeline.prefetch(batch)
+
+  def step_fn(state, at: int):
+    tokens = sharding.shard_batch(batches(at), s.mesh)
+    return train_step(state, tokens, jax.random.fold_in(key, at))
+
+  writer = common.writer_for(s)
+  with common.checkpointer_for(s, 'eval/loss', 'min') as checkpointer:
+    state = loop.run_loop(
+      state,
+      step_fn,
+      num_steps=num_steps,
+      checkpointer=checkpointer,
+      writer=writer,
+      save_every=config.checkpoint.every,
+      log_every=config.log_every,
+      eval_every=config.eval_every,
+      evaluate=evaluate,
+      describe=batch,
+      title=s.workdir.name,
+      tokens_per_step=config.batch_size
+      * (config.max_prompt + config.max_response),
+    )
+  final = evaluate(state)
+  common.export_model(s, model, state.params, loaded.tokenizer)
+  workdir_lib.finish(
+    s.workdir,
+    {'steps': num_steps, 'examples': len(train), **final},
+  )
+
+
+def make_order(config: ConfigDict, tokenizer, train: Sequence[Example]):
+  """rows(step) -> row numbers of this host's share of the step's batch."""
+  size, count = config.batch_size, len(train)
+  if not config.group_by_length:
+    return lambda at: pipeline.batch_indices(
+      config.seed, at, size, count,
+      process_index=jax.process_index(), process_count=jax.process_count(),
+    )  # fmt: skip
+  lengths = [len(ids) for ids in tokenizer.encode_batch([e.prompt for e in train])]
+  blocks = np.argsort(lengths, kind='stable')[: count - count % size]
+  # Strided over hosts, so that each has texts of the same lengths.
+  blocks = blocks.reshape(-1, size)[:, jax.process_index() :: jax.process_count()]
+
+  def rows(at: int):
+    (block,) = pipeline.batch_indices(config.seed, at, 1, len(blocks))
+    return blocks[block]
+
+  return rows
+
+
+def make_loss(model, max_response: int, prompt_loss: float):
+  """loss(params, TokenBatch, key) -> (mean NLL per response token, metrics).
+
+  Without a loss on prompts only the `max_response` positions that predict
+  response tokens are unembedded, which for large vocabularies and short
+  responses is most of the unembedding saved.
+  """
+
+  def loss_fn(params, batch, key):
+    del key  # no dropout: the batch alone decides
+    hidden = model.apply(
+      params, batch.tokens, mask=batch.mask, logits=False
+    ).hidden[:, :-1]
+    targets, weight = batch.tokens[:, 1:], batch.loss_mask[:, 1:]
+    if prompt_loss:
+      weight = weight + prompt_loss * (batch.mask[:, 1:] & ~weight)
+    else:
+      hidden, targets, weight = response_window(
+        hidden, targets, weight, max_response
+      )
+    stats = logprobs.token_stats(
+      hidden, targets, lambda h: model.unembed(params, h)
+    )
+    weight = weight.astype(jnp.float32)
+    loss = -(stats.logprobs * weight).sum() / jnp.maximum(weight.sum(), 1)
+    return loss, {'loss/sft': loss, 'weight': weight.sum()}
+
+  return loss_fn
+
+
+def response_window(hidden, targets, weight, width: int):
+  """The `width` columns of each row from its first target to learn on.
+
+  hidden [B, T, D], targets and weight [B, T] -> the same with T = width.
+  """
+  width = min(width, targets.shape[1])
+  start = jnp.minimum(jnp.argmax(weight, axis=1), targets.shape[1] - width)
+  columns = start[:, None] + jnp.arange(width)[None]
+  return (
+    jnp.take_along_axis(hidden, columns[..., None], axis=1),
+    jnp.take_along_axis(targets, columns, axis=1),
+    jnp.take_along_axis(weight, columns, axis=1),
+  )
+
+
+def make_evaluate(s, loaded, valid, loss_fn):
+  """evaluate(state) -> {'eval/loss', 'eval/perplexity'} over `valid`."""
+  config = s.config
+
+  def evaluate(state) -> dict[str, float]:
+    total = count = 0.0
+    for rows, weights in pipeline.eval_batches(len(valid), config.batch_size):
+      batch = transforms.sft_batch(
+        [valid[i] for i in rows],
+        loaded.tokenizer,
+        config.max_prompt,
+        config.max_response,
+        row_weights=weights,
+      )
+      tokens = int(batch.loss_mask.sum())
+      loss, _ = loss_fn(
+        state.params, sharding.shard_batch(batch, s.mesh), None
+      )
+      total, count = total + float(loss) * tokens, count + tokens
+    mean = total / max(count, 1)
+    return {'eval/loss': mean, 'eval/perplexity': float(jnp.exp(mean))}
+
+  return evaluate
+
+
+def _check_responses(examples: Sequence[Example], name: str) -> None:
+  for example in examples:
+    if not example.response:
+      raise ValueError(
+        f'{name}: row {example.id} has no response to learn from; SFT needs '
+        "the column 'response' (or 'summary', 'chosen')"
+      )

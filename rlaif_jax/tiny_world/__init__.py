@@ -1,0 +1,1 @@
+"""The tiny world's tokenizer and models, and the scripts that make them."""

@@ -1,0 +1,1 @@
+"""Optimise and persist: optimiser, train step, checkpoints, metrics, loop."""

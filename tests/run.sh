@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Lint and every test, from nothing:
+#   bash tests/run.sh [--slow]
+# Makes .venv-test (again only when setup.py changes), then runs ruff, the unit
+# tests, the multi-device tests and the smoke tests, each in its own process.
+# --slow adds the tests marked slow. Exits non-zero if any step failed.
+set -euo pipefail
+
+marks=()
+case "${1:-}" in
+  '') ;;
+  --slow) marks=(-m '') ;;
+  *)
+    sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    [[ "$1" == -h || "$1" == --help ]] && exit 0
+    exit 2
+    ;;
+esac
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source launch/environment.sh
+make_environment .venv-test '[test]'
+bin=$PWD/.venv-test/bin
+failed=0
+summary=()
+
+# step NAME COMMAND...: runs it, notes how it went, goes on.
+step() {
+  local name=$1 code=0 start=$SECONDS outcome=passed
+  shift
+  echo "== $name"
+  "$@" || code=$?
+  if [[ $code -ne 0 ]]; then
+    outcome="FAILED (exit $code)"
+    failed=1
+  fi
+  summary+=("$(printf '%-14s %s, %ds' "$name" "$outcome" $((SECONDS - start)))")
+}
+
+# Tests of the given paths; having none, or only slow ones, is no failure.
+run_pytest() {
+  local code=0
+  "$bin/python" -m pytest -q ${marks[@]+"${marks[@]}"} "$@" || code=$?
+  [[ $code -eq 5 ]] || return "$code"
+}
+
+folder_tests() {
+  if [[ -d "$1" ]]; then
+    run_pytest "$1"
+  else
+    echo "no $1 yet"
+  fi
+}
+
+step 'ruff check' "$bin/ruff" check .
+step 'ruff format' "$bin/ruff" format --check .
+step unit run_pytest tests --ignore=tests/multidevice --ignore=tests/smoke
+step multi-device folder_tests tests/multidevice
+step smoke folder_tests tests/smoke
+
+echo '== summary'
+printf '%s\n' "${summary[@]}"
+exit "$failed"
