@@ -46,6 +46,7 @@ setuptools.setup(
     'datasets>=4.0',
     'flax>=0.12',
     'grain>=0.2.12',
+    'importlib_resources>=6.0',
     'jax>=0.10,<0.12',
     'jaxtyping>=0.3',
     'jinja2>=3.1',

@@ -132,10 +132,12 @@ def evaluate():
 def shrink(c) -> None:
   """A few steps of everything, so that the real wiring is run in a minute."""
   for step in c.steps.values():
-    step.batch_size = 8
     for block in ('data', 'eval_data', 'human_data'):
       if block in step:
         step[block].size = 24
-    for field, value in (('num_steps', 3), ('num_epochs', 1)):
+    for block in ('optimizer', 'value_optimizer'):
+      if block in step:
+        step[block].warmup_steps = 1
+    for field, value in (('num_steps', 3), ('batch_size', 8)):
       if field in step:
         step[field] = value

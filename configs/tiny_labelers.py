@@ -35,7 +35,6 @@ def get_config(arg: str = ''):
   c.batch_size = 64
   c.num_texts = 160000
   c.num_steps = steps
-  c.prompt_loss = 0.05  # next-token loss on the prompt too: it learns to copy
   c.optimizer.name = 'adamw'
   c.optimizer.learning_rate = rate
   c.optimizer.warmup_steps = 200
@@ -46,4 +45,5 @@ def get_config(arg: str = ''):
   c.checkpoint.every = 500
   if args['smoke']:
     c.num_steps, c.num_texts, c.batch_size = 4, 400, 8
+    c.optimizer.warmup_steps = 1
   return c

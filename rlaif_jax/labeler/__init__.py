@@ -40,7 +40,7 @@ class Labeler:
     max_tokens: of a prompt; the paper's labeler reads 4096.
     batch_size: texts in one forward pass, the last batch filled up.
     buckets: lengths that prompts are padded to, each compiled once; default
-      powers of two and halfway between them.
+      `transforms.power_buckets` from 64.
     counters: work done so far.
   """
 
@@ -85,8 +85,9 @@ class Labeler:
   ) -> np.ndarray:
     """Log-probability of each label string right after each text.
 
-    Texts go in batches of similar length. The batch is split over the mesh
-    that is set.
+    Texts go in batches of similar length, each split over the mesh that is
+    set. With several processes all pass the same texts and get all results;
+    each feeds its share of every batch.
 
     Args:
       texts: n prompts, each at most `limit` tokens.
@@ -108,10 +109,10 @@ class Labeler:
     waiting = None
     for batch in self._batches(rows, groups):
       # One batch runs while the one before it is read.
-      running = batch, self._run(rows, *batch)
-      self._read(result, waiting)
+      running = self._run(rows, *batch)
+      _read(result, waiting)
       waiting = running
-    self._read(result, waiting)
+    _read(result, waiting)
     _check_finite(result, labels, ids)
     self.counters.texts += len(texts)
     self.counters.tokens += sum(map(len, rows))
@@ -156,28 +157,35 @@ class Labeler:
       for at in range(0, len(ordered), self.batch_size):
         yield ordered[at : at + self.batch_size], label_tokens
 
-  def _run(self, rows, members, label_tokens) -> jax.Array:
-    """Starts one forward pass; [batch_size, N] on device."""
+  def _run(self, rows, members, label_tokens) -> tuple[Any, Any]:
+    """Starts one forward pass: (row numbers, log-probs) of the batch."""
     filled = members + members[-1:] * (self.batch_size - len(members))
-    batch = transforms.left_pad(
-      [rows[i] for i in filled], self._lengths(), self.tokenizer.pad_id
-    )
+    length = transforms.bucket_length(len(rows[filled[0]]), self._lengths())
     mesh = jax.sharding.get_mesh()
+    processes = 1 if mesh.empty else jax.process_count()
+    share = filled[jax.process_index() % processes :: processes]
+    tokens, mask = transforms.left_pad(
+      [rows[i] for i in share], length, self.tokenizer.pad_id
+    )
+    numbers = np.array(share, np.int32)
     if not mesh.empty:
-      batch = sharding.shard_batch(batch, mesh)
-    return _label_logprobs(self.model, self.params, *batch, label_tokens)
-
-  def _read(self, result: np.ndarray, waiting) -> None:
-    if waiting is not None:
-      (members, _), logprobs = waiting
-      result[members] = sharding.to_host(logprobs)[: len(members)]
+      numbers, tokens, mask = sharding.shard_batch(
+        (numbers, tokens, mask), mesh
+      )
+    return numbers, _label_logprobs(
+      self.model, self.params, tokens, mask, label_tokens
+    )
 
   def _lengths(self) -> tuple[int, ...]:
-    if self.buckets:
-      return self.buckets
-    powers = transforms.power_buckets(self.limit, 64)
-    halfway = (3 * length // 2 for length in powers)
-    return tuple(sorted({*powers, *(b for b in halfway if b < self.limit)}))
+    return self.buckets or transforms.power_buckets(self.limit, 64)
+
+
+def _read(result: np.ndarray, output: tuple[Any, Any] | None) -> None:
+  """Waits for one batch and files its rows; those that repeat are equal."""
+  if output is not None:
+    # By number, since the mesh may hold the processes' rows in any order.
+    numbers, logprobs = sharding.to_host(output)
+    result[numbers] = logprobs
 
 
 def _joined(prompt: list[int], found: score.LabelTokens) -> list[int]:

@@ -19,6 +19,7 @@ _EXAMPLE = '>>>>>>>> Example >>>>>>>>'
 _FOLLOW = '>>>>>>>> Follow the instructions and the example(s) above >>>>>>>>'
 # Written-out special tokens: <s>, </s>, <|endoftext|>, [INST].
 _SPECIAL = re.compile(r'<(?=[|/｜A-Za-z])|\[(?=/?[A-Z_]+\])')
+_GAP = r'[\s\u200b\u2060\ufeff_*-]*'
 _SIGNS = '=:\\-–—＝：'
 _POST = re.compile(r'(?:^|\n)POST: ')
 
@@ -165,10 +166,10 @@ def _markers(template: str, ending: str) -> tuple[re.Pattern[str], ...]:
   for line in {*lines, *ending.strip().split('\n')}:
     words = re.findall(r'[^\W_]+', line)
     if words and re.search(rf'[{_SIGNS}]\s*$', line):
-      phrase = r'[\W_]*'.join(words)
+      phrase = _GAP.join(words)
       patterns.append(
         re.compile(
-          rf'(?<![^\W_])({phrase})(?:[\s\u200b]*[{_SIGNS}])+',
+          rf'(?<![^\W_])({phrase})(?:{_GAP}[{_SIGNS}])+',
           re.IGNORECASE if len(words) > 1 else 0,
         )
       )

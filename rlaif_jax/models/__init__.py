@@ -90,7 +90,7 @@ class LanguageModel:
     Returns:
       Logits [B, T, V] float32 or None, hidden states [B, T, D] after the final
       norm, and the cache (None if none was given). A token or position id
-      outside its table gives NaN.
+      outside its table makes its row NaN.
 
     Raises:
       ValueError: more tokens than a cache has slots, or than there are learned
@@ -133,7 +133,8 @@ class LanguageModel:
     return self._module.init(key, jnp.zeros((1, 1), jnp.int32))['params']
 
   def _abstract(self) -> types.Params:
-    return jax.eval_shape(self._boxed, jax.random.key(0))
+    # The key is made inside: a mesh may have no devices to make one on.
+    return jax.eval_shape(lambda: self._boxed(jax.random.key(0)))
 
 
 def build(config: Mapping[str, Any], **options: Any) -> LanguageModel:

@@ -108,7 +108,8 @@ def activation_to_hf(name: str) -> str:
 
 def _module(name: str) -> ModuleType | None:
   """The family module `name`, None if there is none."""
-  if not (pathlib.Path(__file__).parent / f'{name}.py').is_file():
+  file = pathlib.Path(__file__).parent / f'{name}.py'
+  if name.startswith('_') or not file.is_file():
     return None
   module = importlib.import_module(f'{__package__}.{name}')
   return module if hasattr(module, 'NAME_MAP') else None

@@ -61,7 +61,7 @@ class ScalarModel:
 
   def abstract_params(self) -> types.Params:
     """Shapes and types of the parameters, a tree of ShapeDtypeStructs."""
-    return jax.eval_shape(self.init, jax.random.key(0))
+    return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
   def values(
     self,

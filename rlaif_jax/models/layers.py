@@ -10,7 +10,7 @@ from collections.abc import Callable
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax import sharding
 from rlaif_jax.models import cache as cache_lib
@@ -100,7 +100,15 @@ class Attention(nn.Module):
   rules: tuple = ()
 
   @nn.compact
-  def __call__(self, x, allowed, rotate, buffers, layer, index):
+  def __call__(
+    self,
+    x: Float[Array, 'B T D'],
+    allowed: Bool[Array, 'B T S'],
+    rotate: Callable[[Array], Array],
+    buffers: tuple[Array, Array] | None,
+    layer: Int[Array, ''],
+    index: Int[Array, ''],
+  ) -> tuple[Array, tuple[Array, Array] | None]:
     """Attends and, with a cache, writes it.
 
     Args:
@@ -147,7 +155,7 @@ class Attention(nn.Module):
     )(heads)
     return out, buffers
 
-  def _project(self, x):
+  def _project(self, x: Array) -> tuple[Array, Array, Array]:
     """Queries [B, T, H, h], keys and values [B, T, K, h]."""
     c = self.config
 

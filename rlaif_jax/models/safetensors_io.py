@@ -3,10 +3,9 @@
 Nothing else is read: a PyTorch pickle can run code when it is opened.
 """
 
-import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from safetensors import safe_open
@@ -17,8 +16,6 @@ INDEX = 'model.safetensors.index.json'
 MAX_SHARD_BYTES = 4_000_000_000
 
 DTYPES = {'F32': 'float32', 'F16': 'float16', 'BF16': 'bfloat16'}
-
-Fetch = Callable[[str, tuple[slice, ...]], np.ndarray]
 
 
 class Reader:
@@ -56,19 +53,14 @@ class Reader:
       )
     return DTYPES[self._dtypes[key]]
 
-  @contextlib.contextmanager
-  def open(self, keys: Sequence[str]) -> Iterator[Fetch]:
-    """Gives a function that reads a rectangle of one of these tensors.
+  def fetch(self, key: str, window: tuple[slice, ...]) -> np.ndarray:
+    """Reads a rectangle of one tensor; slices must lie inside it.
 
-    Files are mapped only inside, so what was read does not stay in memory.
+    The file is mapped only meanwhile, so that what was read does not stay in
+    memory: opening is cheap, it parses a header.
     """
-    with contextlib.ExitStack() as stack:
-      names = {self._file[k] for k in keys}
-      files = {
-        n: stack.enter_context(_open(self.folder / n)) for n in sorted(names)
-      }
-      views = {k: files[self._file[k]].get_slice(k) for k in keys}
-      yield lambda key, window: views[key][window]
+    with _open(self.folder / self._file[key]) as f:
+      return f.get_slice(key)[window]
 
 
 def write(
@@ -104,7 +96,7 @@ def write(
   for name, keys in zip(names, plan, strict=True):
     tensors = {k: fetch(k) for k in keys}
     if leader:
-      save_file(tensors, folder / name, metadata={'format': 'pt'})
+      _save_file(folder / name, tensors)
   if leader and len(plan) > 1:
     total = sum(_num_bytes(*s) for s in shapes.values())
     where = {k: n for n, ks in zip(names, plan, strict=True) for k in ks}
@@ -112,6 +104,17 @@ def write(
       {'metadata': {'total_size': total}, 'weight_map': where}, indent=2
     )
     (folder / INDEX).write_text(text + '\n')
+
+
+def _save_file(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> None:
+  """Writes one file, with the rights that any new file has.
+
+  The library makes it private to this user, unlike the files beside it.
+  """
+  path.touch()
+  mode = path.stat().st_mode
+  save_file(tensors, path, metadata={'format': 'pt'})
+  path.chmod(mode)
 
 
 def _plan(shapes, max_shard_bytes: int) -> list[list[str]]:

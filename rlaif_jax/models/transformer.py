@@ -37,7 +37,9 @@ class Block(nn.Module):
   rules: tuple = ()
 
   @nn.compact
-  def __call__(self, carry, layer, context: Context):
+  def __call__(
+    self, carry: Any, layer: tuple[Array, Array], context: Context
+  ) -> tuple[Any, None]:
     """Scan body: carry (x [B, T, D], cache buffers), layer (number, window)."""
     x, buffers = carry
     number, window = layer
@@ -90,7 +92,9 @@ class Embedding(nn.Module):
         dtype,
       )
 
-  def __call__(self, tokens, positions) -> Float[Array, 'B T D']:
+  def __call__(
+    self, tokens: Int[Array, 'B T'], positions: Int[Array, 'B T']
+  ) -> Float[Array, 'B T D']:
     """Looks rows up; an id outside its table gives NaN, never a wrong row."""
     dtype = jnp.dtype(self.config.dtype)
     x = jnp.take(self.tokens, tokens, axis=0, mode='fill').astype(dtype)

@@ -4,6 +4,7 @@ A path is the keys of the parameter tree joined by '/'. Parameters under
 'layers' are stacked [L, ...] here and one tensor per layer in the files.
 """
 
+import functools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -127,11 +128,14 @@ def same(reader: safetensors_io.Reader, first: str, second: str) -> bool:
   shape = reader.shapes[first]
   if shape != reader.shapes[second]:
     return False
-  with reader.open([first, second]) as fetch:
-    rows = (slice(i, i + _ROWS) for i in range(0, shape[0], _ROWS))
-    return all(
-      np.array_equal(fetch(first, (r,)), fetch(second, (r,))) for r in rows
+  ends = [(i, min(i + _ROWS, shape[0])) for i in range(0, shape[0], _ROWS)]
+  return all(
+    np.array_equal(
+      reader.fetch(first, (slice(*rows),)),
+      reader.fetch(second, (slice(*rows),)),
     )
+    for rows in ends
+  )
 
 
 def flatten(tree: Any) -> dict[str, Any]:
@@ -158,29 +162,36 @@ def unflatten(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read_one(
-  reader, tensor: Tensor, spec, where: Sharding, dtype
+  reader: safetensors_io.Reader,
+  tensor: Tensor,
+  spec: jax.ShapeDtypeStruct,
+  where: Sharding,
+  dtype: Any,
 ) -> jax.Array:
   """One parameter, with all its layers."""
   keys = _keys(tensor, spec)
   dtype = np.dtype(dtype or reader.dtype(keys[0]))
   shape = _unstacked(tensor, spec.shape)
-  with reader.open(keys) as fetch:
 
-    def layer(key, index):
-      return tensors.read(tensor, shape, index, lambda w: fetch(key, w))
+  def layer(key, index):
+    fetch = functools.partial(reader.fetch, key)
+    return tensors.read(tensor, shape, index, fetch)
 
-    def part(index):
-      if not tensor.stacked:
-        return layer(keys[0], index).astype(dtype)
-      wanted = keys[index[0]]
-      first = layer(wanted[0], index[1:])
-      out = np.empty((len(wanted), *first.shape), dtype)
-      out[0] = first
-      for i, key in enumerate(wanted[1:], 1):
-        out[i] = layer(key, index[1:])
-      return out
+  def part(index):
+    if not tensor.stacked:
+      return layer(keys[0], index).astype(dtype, copy=False)
+    wanted = keys[index[0]]
+    first = layer(wanted[0], index[1:])
+    out = np.empty((len(wanted), *first.shape), dtype)
+    out[0] = first
+    for i, key in enumerate(wanted[1:], 1):
+      out[i] = layer(key, index[1:])
+    return out
 
-    return jax.make_array_from_callback(spec.shape, where, part)
+  # Waiting lets go of the host's copy before the next parameter is read.
+  return jax.block_until_ready(
+    jax.make_array_from_callback(spec.shape, where, part)
+  )
 
 
 def _in_file_order(places, leaves):

@@ -141,7 +141,7 @@ def sample(s, name: str, path: str, examples: Sequence[Example]):
     loaded.model,
     max_new_tokens=config.max_response,
     sampling=SamplingConfig(**config.sampling.to_dict()),
-    eos_ids=(loaded.tokenizer.eos_id,),
+    eos_ids=loaded.tokenizer.eos_ids,
     pad_id=loaded.tokenizer.pad_id,
   )
   divergence = make_divergence(loaded, reference, config.sampling.temperature)

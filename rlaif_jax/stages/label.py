@@ -136,7 +136,7 @@ def make_sampler(s: common.Session, config: ConfigDict, loaded: common.Loaded):
     loaded.model,
     max_new_tokens=config.max_response,
     sampling=SamplingConfig(**config.sampling.to_dict()),
-    eos_ids=(loaded.tokenizer.eos_id,),
+    eos_ids=loaded.tokenizer.eos_ids,
     pad_id=loaded.tokenizer.pad_id,
   )
 

@@ -72,7 +72,7 @@ def resolve_steps(block: ConfigDict, root: pathlib.Path) -> ConfigDict:
       return str(root / value.removeprefix('step:'))
     return value
 
-  return ConfigDict(resolve(block.to_dict()))
+  return ConfigDict(resolve(block.to_dict()), sort_keys=False)
 
 
 def average(summaries: list[dict]) -> dict:

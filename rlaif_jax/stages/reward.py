@@ -6,6 +6,8 @@ labels (p is 0 or 1). Accuracy is reported on human pairs, beside what
 "the longer response is better" would reach.
 """
 
+import dataclasses
+import pathlib
 from collections.abc import Sequence
 
 import jax
@@ -86,8 +88,24 @@ def load_labels(config: ConfigDict) -> list[Example]:
       fields=r.fields,
       meta=r.meta,
     )
-    for r in records.read_preferences(config.labels)
+    for r in records.read_preferences(preference_file(config.labels))
   ]
+
+
+def preference_file(path: str) -> str:
+  """The file that `config.labels` names, itself or by a label stage's workdir.
+
+  Raises:
+    FileNotFoundError: the label stage has not finished.
+  """
+  folder = pathlib.Path(path)
+  if not (folder / 'config.json').is_file():
+    return path
+  if workdir_lib.finished(folder) is None:
+    raise FileNotFoundError(
+      f'{path}: this label stage has not finished; run it first'
+    )
+  return str(folder / 'labels' / 'preferences.jsonl')
 
 
 def fit_pairs(s, loaded, examples: Sequence[Example], overflow: str):
@@ -120,7 +138,10 @@ def fit(s: common.Session, loaded: common.Loaded, train, human):
       config.seed, at, config.batch_size, len(train),
       process_index=jax.process_index(), process_count=jax.process_count(),
     )  # fmt: skip
-    return pair_batch(config, loaded, [train[i] for i in rows])
+    pairs = pair_batch(config, loaded, [train[i] for i in rows])
+    if config.hard_labels:
+      return dataclasses.replace(pairs, p_first=np.round(pairs.p_first))
+    return pairs
 
   batches = pipeline.prefetch(batch)
 
@@ -152,13 +173,14 @@ def fit(s: common.Session, loaded: common.Loaded, train, human):
 
 
 def pair_batch(config: ConfigDict, loaded: common.Loaded, rows):
-  """PairBatch of Examples, labels rounded if the config says so."""
-  batch = transforms.pair_batch(
-    rows, loaded.tokenizer, config.max_prompt, config.max_response
+  """PairBatch of Examples; a response over `max_response` is cut there."""
+  return transforms.pair_batch(
+    rows,
+    loaded.tokenizer,
+    config.max_prompt,
+    config.max_response,
+    overflow='truncate',
   )
-  if config.hard_labels:
-    return batch.replace(p_first=np.round(batch.p_first))
-  return batch
 
 
 def make_loss(model):

@@ -124,7 +124,7 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> RLState:
     loaded.model,
     max_new_tokens=config.max_response,
     sampling=SamplingConfig(**config.sampling.to_dict()),
-    eos_ids=(loaded.tokenizer.eos_id,),
+    eos_ids=loaded.tokenizer.eos_ids,
     pad_id=loaded.tokenizer.pad_id,
   )
   update = make_update(config, loaded.model, value_model, txs)

@@ -82,8 +82,6 @@ def fit(
   state = train_state.create(loaded.params, tx, s.mesh)
   key = jax.random.key(config.seed)
 
-  limit = config.max_prompt + config.max_response
-  buckets = range(32, limit + 32, 32) if config.group_by_length else None
   rows_of = make_order(config, loaded.tokenizer, train)
 
   def batch(at: int):
@@ -92,7 +90,7 @@ def fit(
       loaded.tokenizer,
       config.max_prompt,
       config.max_response,
-      buckets=buckets,
+      pad_to_bucket=config.group_by_length,
     )
 
   evaluate = make_evaluate(s, loaded, valid, jax.jit(loss_fn))

@@ -25,21 +25,16 @@ def file_tensors(folder: pathlib.Path):
     return {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
 
 
-def test_every_family_has_a_fixture(lm):
-  # The contract: what families.py says a family module holds.
-  module = families.find(
-    json.loads((lm.path / 'config.json').read_text())['model_type']
-  )
-  for name in (
-    'from_hf',
-    'to_hf',
-    'NAME_MAP',
-    'PREFIX',
-    'CAUSAL_LM',
-    'CLASSIFIER',
-    'IGNORED',
-  ):
-    assert hasattr(module, name)
+@pytest.mark.parametrize('name', families.supported())
+def test_contract(name):
+  module = families.find(name)
+  assert {'embed/tokens', 'unembedding/kernel'} <= module.NAME_MAP.keys()
+  assert callable(module.from_hf)
+  assert callable(module.to_hf)
+  assert module.PREFIX.endswith('.')
+  assert 'For' in module.CLASSIFIER
+  assert module.CAUSAL_LM != module.CLASSIFIER
+  assert isinstance(module.IGNORED, tuple)
 
 
 def test_all_supported_families_are_tested():
@@ -132,3 +127,38 @@ def test_config_written_without_an_origin_means_the_same(lm):
   bare = models.with_options(model, origin=models.Origin())
   written = families.config_to_hf(bare.config)
   assert models.build(written, param_dtype=model.config.param_dtype) == model
+
+
+GPT2 = dict(
+  model_type='gpt2', vocab_size=8, n_embd=8, n_head=2, n_layer=2, n_positions=4
+)
+GPT_NEO = dict(
+  model_type='gpt_neo', vocab_size=8, hidden_size=8, num_heads=2, num_layers=3
+)
+
+
+def test_gpt2_score_scaling():
+  assert models.build(GPT2).config.attention_scale is None
+  unscaled = models.build({**GPT2, 'scale_attn_weights': False})
+  assert unscaled.config.attention_scale == 1.0
+
+
+@pytest.mark.parametrize(
+  'key', ['add_cross_attention', 'scale_attn_by_inverse_layer_idx']
+)
+def test_gpt2_features_that_are_refused(key):
+  with pytest.raises(ValueError, match=f'gpt2 with {key} is not supported'):
+    models.build({**GPT2, key: True})
+
+
+def test_gpt_neo_windows():
+  def windows(**changes):
+    return models.build({**GPT_NEO, **changes}).config.windows
+
+  assert windows() == (0, 256, 0)
+  kinds = [[['local'], 2], [['global'], 1]]
+  assert windows(attention_types=kinds, window_size=7) == (7, 7, 0)
+  with pytest.raises(ValueError, match='names 2 layers, num_layers is 3'):
+    windows(attention_types=[[['global'], 2]])
+  with pytest.raises(ValueError, match='sparse is not supported'):
+    windows(attention_types=[[['sparse'], 3]])

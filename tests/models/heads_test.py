@@ -48,13 +48,15 @@ def test_zero_head_gives_zero(trunk):
 
 def test_axes_and_shapes_agree(trunk):
   model = ScalarModel(trunk[0])
-  params = model.init(jax.random.key(0))
+  params = jax.jit(model.init)(jax.random.key(0))
   shapes = jax.tree.map(lambda s: s.shape, model.abstract_params())
   assert jax.tree.map(jnp.shape, params) == shapes
   ranks = jax.tree.map(
     len, model.param_axes(), is_leaf=lambda x: isinstance(x, tuple)
   )
-  assert ranks == jax.tree.map(len, shapes, is_leaf=lambda x: isinstance(x, tuple))
+  assert ranks == jax.tree.map(
+    len, shapes, is_leaf=lambda x: isinstance(x, tuple)
+  )
 
 
 def test_score_is_the_value_at_the_last_real_token(trunk):

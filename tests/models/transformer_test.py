@@ -1,5 +1,6 @@
 """The shared decoder: what holds for every family."""
 
+import functools
 import itertools
 
 import jax
@@ -41,14 +42,13 @@ def tokens():
   return np.random.default_rng(0).integers(0, 32, (2, 8)).astype(np.int32)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def apply(model, params, tokens, kwargs):
+  return model.apply(params, tokens, **kwargs)
+
+
 def logits_of(model, params, tokens, **kwargs):
-  apply = jax.jit(
-    lambda model, params, tokens, kwargs: model.apply(
-      params, tokens, **kwargs
-    ).logits,
-    static_argnums=0,
-  )
-  return np.asarray(apply(model, params, tokens, kwargs))
+  return np.asarray(apply(model, params, tokens, kwargs).logits)
 
 
 def test_models_are_values():
@@ -94,7 +94,7 @@ def test_a_token_sees_only_what_is_before_it(llama, tokens):
     changed = {**params, 'embed': {'tokens': embedded}}
     return model.apply(changed, jnp.arange(8)[None]).hidden[0, 4].sum()
 
-  moved = np.any(jax.grad(loss)(params['embed']['tokens']), axis=1)
+  moved = np.any(jax.jit(jax.grad(loss))(params['embed']['tokens']), axis=1)
   np.testing.assert_array_equal(moved[:8], np.arange(8) <= 4)
 
 
@@ -118,16 +118,16 @@ def test_a_row_of_nothing_but_padding_is_harmless(llama, tokens):
     out = model.apply(params, tokens, mask=mask)
     return jnp.sum(out.logits[1] ** 2)
 
-  grads = jax.grad(loss)(params)
+  grads = jax.jit(jax.grad(loss))(params)
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
   assert np.isfinite(logits_of(model, params, tokens, mask=mask)).all()
 
 
-def test_an_unknown_id_gives_nan_and_not_another_row(llama):
+def test_an_unknown_id_gives_nan_and_not_another_embedding(llama):
   model, params = llama
-  logits = logits_of(model, params, np.array([[1, 32]], np.int32))
-  assert np.isfinite(logits[0, 0]).all()
-  assert np.isnan(logits[0, 1]).all()
+  logits = logits_of(model, params, np.array([[1, 31], [1, 32]], np.int32))
+  assert np.isfinite(logits[0]).all()
+  assert np.isnan(logits[1]).all()
 
 
 def test_too_many_tokens():
@@ -149,14 +149,16 @@ def test_windows_count_real_tokens():
   # Two layers of window 3 reach 2 + 2 tokens back; padding in the row's
   # middle, as between a right-padded prompt and its continuation, is no token.
   model = models.build(GPT_NEO)
-  params = model.init(jax.random.key(0))
+  params = jax.jit(model.init)(jax.random.key(0))
   tokens = np.arange(8, dtype=np.int32)[None]
   base = logits_of(model, params, tokens)
   for i in range(8):
     changed = tokens.copy()
     changed[0, i] = 20
     moved = np.any(logits_of(model, params, changed) != base, axis=-1)[0]
-    np.testing.assert_array_equal(np.flatnonzero(moved), range(i, min(i + 5, 8)))
+    np.testing.assert_array_equal(
+      np.flatnonzero(moved), range(i, min(i + 5, 8))
+    )
   gapped = np.insert(tokens, [4, 4, 4], 9, axis=1)
   mask = np.insert(np.ones((1, 8), bool), [4, 4, 4], False, axis=1)
   found = logits_of(model, params, gapped, mask=mask)
@@ -201,6 +203,7 @@ def test_given_positions_are_used(llama, tokens):
 def test_remat_changes_no_gradient(llama, tokens):
   model, params = llama
 
+  @functools.partial(jax.jit, static_argnums=0)
   def grads(model):
     return jax.grad(lambda p: model.apply(p, tokens).logits.var())(params)
 
@@ -211,13 +214,13 @@ def test_remat_changes_no_gradient(llama, tokens):
     grads(rematerialised),
   )
   text = str(jax.make_jaxpr(lambda: grads(rematerialised))())
-  assert 'remat' in text or 'checkpoint' in text
+  assert 'prevent_cse' in text
 
 
 def test_bfloat16_activations_of_float32_params(llama, tokens):
   model, params = llama
   half = models.with_options(model, dtype='bfloat16')
-  out = half.apply(params, tokens)
+  out = apply(half, params, tokens, {})
   assert out.hidden.dtype == jnp.bfloat16
   assert out.logits.dtype == jnp.float32
   expected = logits_of(model, params, tokens)
