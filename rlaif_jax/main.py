@@ -49,7 +49,12 @@ def _parse(argv):
   try:
     return flags.FLAGS(argv)
   except (
-    flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError
+    flags.Error,
+    AttributeError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OSError,
   ) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)

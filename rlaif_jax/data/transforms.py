@@ -132,7 +132,9 @@ def continuation_ids(
   alone. See the module docstring of `data.tokenizer`.
   """
   separators = separators or [' '] * len(responses)
-  texts = [s + r if r else '' for s, r in zip(separators, responses, strict=True)]
+  texts = [
+    s + r if r else '' for s, r in zip(separators, responses, strict=True)
+  ]
   return [
     [*ids, tokenizer.eos_id] for ids in tokenizer.encode_plain_batch(texts)
   ]

@@ -33,9 +33,14 @@ def resolve(path: str) -> str:
     )
   if folder.is_dir() and not (folder / 'config.json').is_file():
     raise FileNotFoundError(f'{path}: no model here (config.json is missing)')
-  if not folder.exists() and (path.startswith(('/', '.', '~')) or path.count('/') != 1):
+  if not folder.exists() and not _like_hub_id(path):
     raise FileNotFoundError(f'{path}: no such model folder')
   return path
+
+
+def _like_hub_id(path: str) -> bool:
+  """Whether `path` could be `org/name` on the hub."""
+  return path.count('/') == 1 and not path.startswith(('/', '.', '~'))
 
 
 def _shipped(name: str) -> pathlib.Path:

@@ -182,7 +182,7 @@ class Loaded:
 def load_policy(block: ConfigDict, s: Session) -> Loaded:
   """Language model named by a model block."""
   path = locate.resolve(block.path)
-  model, params = hf.load(path, mesh=s.mesh, rules=s.rules)
+  model, params = hf.load(path, dtype='float32', mesh=s.mesh, rules=s.rules)
   model = models.with_options(model, dtype=block.dtype, remat=block.remat)
   return Loaded(model, params, tokenizer_lib.load_tokenizer(path), path)
 

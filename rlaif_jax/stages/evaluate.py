@@ -95,8 +95,7 @@ def _run(s: common.Session) -> None:
     'policies': list(samples),
     'metrics': evaluate_all(context, config),
     'labelers': {
-      name: workdir_lib.finished(path)
-      for name, path in config.labels.items()
+      name: workdir_lib.finished(path) for name, path in config.labels.items()
     },
     'reward_models': {
       name: reward_model_accuracy(s, path)
@@ -150,9 +149,7 @@ def sample(s, name: str, path: str, examples: Sequence[Example]):
   for at in range(0, len(examples), size):
     part = list(examples[at : at + size])
     filled = part + part[-1:] * (size - len(part))
-    batch = transforms.prompt_batch(
-      filled, loaded.tokenizer, config.max_prompt
-    )
+    batch = transforms.prompt_batch(filled, loaded.tokenizer, config.max_prompt)
     rollout = generate(
       loaded.params,
       sharding.shard_batch(batch, s.mesh),
@@ -220,7 +217,7 @@ def make_judge(s: common.Session, examples: Sequence[Example]):
     module = datasets.load_module(s.config.data.name)
     if not hasattr(module, 'oracle'):
       raise ValueError(
-        f"data set {s.config.data.name!r} has no oracle; set config.judge.name "
+        f'data set {s.config.data.name!r} has no oracle; set config.judge.name '
         "to 'labeler' or 'none'"
       )
     return lambda texts: np.array(

@@ -25,7 +25,6 @@ from rlaif_jax.stages import common
 from rlaif_jax.training import loop, step, train_state
 from rlaif_jax.training import workdir as workdir_lib
 
-
 # The metric by which a checkpoint is kept as the best one.
 BEST = 'eval_rewards/accuracies/model'
 

@@ -97,9 +97,7 @@ def run(config: ConfigDict, workdir) -> None:
       max_response=config.max_response,
     )
     state = train(s, loaded, examples)
-    common.export_model(
-      s, loaded.model, state.policy.params, loaded.tokenizer
-    )
+    common.export_model(s, loaded.model, state.policy.params, loaded.tokenizer)
     workdir_lib.finish(s.workdir, loop.last_metrics(s.workdir))
 
 

@@ -133,10 +133,14 @@ def make_order(config: ConfigDict, tokenizer, train: Sequence[Example]):
       config.seed, at, size, count,
       process_index=jax.process_index(), process_count=jax.process_count(),
     )  # fmt: skip
-  lengths = [len(ids) for ids in tokenizer.encode_batch([e.prompt for e in train])]
+  lengths = [
+    len(ids) for ids in tokenizer.encode_batch([e.prompt for e in train])
+  ]
   blocks = np.argsort(lengths, kind='stable')[: count - count % size]
   # Strided over hosts, so that each has texts of the same lengths.
-  blocks = blocks.reshape(-1, size)[:, jax.process_index() :: jax.process_count()]
+  blocks = blocks.reshape(-1, size)[
+    :, jax.process_index() :: jax.process_count()
+  ]
 
   def rows(at: int):
     (block,) = pipeline.batch_indices(config.seed, at, 1, len(blocks))
@@ -205,9 +209,7 @@ def make_evaluate(s, loaded, valid, loss_fn):
         row_weights=weights,
       )
       tokens = int(batch.loss_mask.sum())
-      loss, _ = loss_fn(
-        state.params, sharding.shard_batch(batch, s.mesh), None
-      )
+      loss, _ = loss_fn(state.params, sharding.shard_batch(batch, s.mesh), None)
       total, count = total + float(loss) * tokens, count + tokens
     mean = total / max(count, 1)
     return {'eval/loss': mean, 'eval/perplexity': float(jnp.exp(mean))}

@@ -119,7 +119,10 @@ def _texts_of(kind, count, seed, slot_bias, rng) -> list[Example]:
 
 
 def _rows(module, task, form, count, seed) -> Sequence[Example]:
-  options = {'size': count, 'seed': seed * 100 + list(MIX).index(f'{task}_{form}')}
+  options = {
+    'size': count,
+    'seed': seed * 100 + list(MIX).index(f'{task}_{form}'),
+  }
   if task in ('helpful', 'harmless'):
     return module.load(None, 'labeler', task=task, **options)
   if task == 'dialogue':

@@ -84,7 +84,9 @@ def test_bad_config(repo, tmp_path, flag, needle):
 def test_long_prompt_and_other_config(repo, tmp_path):
   """A prompt over the limit is named; another config leaves the run alone."""
   data = tmp_path / 'data.jsonl'
-  data.write_text(json.dumps({**GOOD, 'prompt': 'word ' * 400, 'response': 'a'}))
+  data.write_text(
+    json.dumps({**GOOD, 'prompt': 'word ' * 400, 'response': 'a'})
+  )
   command = (
     '--config=configs/sft.py',
     f'--workdir={tmp_path / "run"}',

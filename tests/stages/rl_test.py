@@ -134,9 +134,7 @@ def test_sharded_step_equals_unsharded(world, shape):
   config = make_config()
   one = step_on(world, jax.devices()[:1], config, SCORES)
   many = step_on(world, jax.devices(), config, SCORES, shape)
-  np.testing.assert_array_equal(
-    one[0].response_tokens, many[0].response_tokens
-  )
+  np.testing.assert_array_equal(one[0].response_tokens, many[0].response_tokens)
   for key, value in one[2].items():
     np.testing.assert_allclose(
       many[2][key], value, rtol=2e-4, atol=2e-5, err_msg=key
@@ -162,9 +160,7 @@ def test_policy_delay_trains_the_value_only(world):
   _, state, _, reference = step_on(
     world, jax.devices()[:1], make_config(policy_delay=1), SCORES
   )
-  jax.tree.map(
-    np.testing.assert_array_equal, state.policy.params, reference
-  )
+  jax.tree.map(np.testing.assert_array_equal, state.policy.params, reference)
   assert any(
     np.abs(x).max() > 0 for x in jax.tree.leaves(state.value.params['head'])
   )
