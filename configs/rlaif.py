@@ -8,13 +8,7 @@ world: no download, 2 CPU cores, about ten minutes.
   configs/rlaif.py:seeds   three seeds, averaged (three times as long)
   configs/rlaif.py:smoke   a few steps of everything (a minute)
 
-The same job on your own posts with your own model, labeler or both:
-
-  python -m rlaif_jax.main --workdir=runs/mine \
-    --config=configs/rlaif.py:task=tldr,data=POSTS,model=HF_FOLDER,labeler=HF_FOLDER
-
-with task=tldr (summarization), helpful, harmless (dialogues) or jsonl. There,
-labels come from the data set's own pairs and their human labels.
+For your own data and models see configs/paper.py.
 """
 
 from ml_collections import ConfigDict

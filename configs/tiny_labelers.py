@@ -4,46 +4,60 @@ python -m rlaif_jax.main --config=configs/tiny_labelers.py:size=l \
     --workdir=runs/labeler_l
 
 Sizes xs, s and l are the counterparts of PaLM 2 XS, S and L in the paper
-(2309.00267, 4.3). The resulting `model/` folders, in bfloat16, are what
-`tiny:xs`, `tiny:s` and `tiny:l` name. `launch/ship_labelers.sh` runs all three
-and puts them in place.
+(2309.00267, 4.3). The resulting `model/` folders are what
+`tiny:xs`, `tiny:s` and `tiny:l` name; `launch/ship_labelers.sh` makes all
+three and puts them in place.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
+from rlaif_jax import stages
 from rlaif_jax.stages import tiny_labeler
 
-# width, MLP width, layers, heads, steps, learning rate
+# width, MLP width, layers, heads, steps
 SIZES = {
-  'xs': (96, 256, 2, 4, 5000, 2e-3),
-  's': (128, 384, 3, 4, 5000, 2e-3),
-  'l': (192, 512, 4, 6, 6000, 1.5e-3),
+  'xs': (64, 192, 2, 2, 2500),
+  's': (96, 256, 3, 3, 2000),
+  'l': (128, 384, 4, 4, 2000),
 }
 
 
 def get_config(arg: str = ''):
   """Config of one size: `size=xs|s|l`; `smoke` for a few steps."""
   args = common.parse_arg(arg, size='xs', smoke=False)
-  width, mlp, layers, heads, steps, rate = SIZES[args['size']]
+  base = step(args['size'], tiny_labeler.BASE_MIX, steps=600)
+  labeler = step(args['size'], tiny_labeler.LABELER_MIX)
+  labeler.model.path = 'step:base'
+  c = stages.load('pipeline').default_config()
+  c.steps = ConfigDict({'base': base, 'labeler': labeler}, sort_keys=False)
+  if args['smoke']:
+    for block in c.steps.values():
+      block.num_steps, block.num_texts, block.batch_size = 4, 400, 8
+      block.optimizer.warmup_steps = 1
+  return c
+
+
+def step(size: str, mix, steps: int = 0):
+  """One training step of the pipeline, on the texts of `mix`."""
+  width, mlp, layers, heads, labeler_steps = SIZES[size]
   c = tiny_labeler.default_config()
+  c.mix = ConfigDict(dict(mix), sort_keys=False)
   c.architecture.hidden_size = width
   c.architecture.intermediate_size = mlp
   c.architecture.num_hidden_layers = layers
   c.architecture.num_attention_heads = heads
   c.architecture.num_key_value_heads = heads
-  c.max_prompt = 480
-  c.max_response = 32
-  c.batch_size = 64
-  c.num_texts = 160000
-  c.num_steps = steps
-  c.optimizer.name = 'adamw'
-  c.optimizer.learning_rate = rate
-  c.optimizer.warmup_steps = 200
+  c.architecture.rope_theta = 100000.0
+  c.max_prompt, c.max_response = 480, 48
+  c.batch_size, c.num_steps = 32, steps or labeler_steps
+  c.num_texts = min(120000, c.batch_size * c.num_steps)
+  c.optimizer.name = 'muon'
+  c.optimizer.learning_rate = 3e-3
+  c.optimizer.warmup_steps = 100
   c.optimizer.schedule = 'cosine'
   c.optimizer.weight_decay = 0.01
   c.optimizer.b2 = 0.99
-  c.eval_every = 500
-  c.checkpoint.every = 500
-  if args['smoke']:
-    c.num_steps, c.num_texts, c.batch_size = 4, 400, 8
-    c.optimizer.warmup_steps = 1
+  c.model.remat = True
+  c.eval_every = c.checkpoint.every = 250
   return c

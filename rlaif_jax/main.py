@@ -56,8 +56,21 @@ def _parse(argv):
     ValueError,
     OSError,
   ) as error:
-    print(f'error: {error}', file=sys.stderr)
+    print(f'error: {explain(error)}', file=sys.stderr)
     sys.exit(1)
+
+
+def explain(error: BaseException) -> str:
+  """What is wrong, in one line for the person at the terminal."""
+  while error.args and isinstance(error.args[0], BaseException):
+    error = error.args[0]  # config_flags wraps one error in another
+  if isinstance(error, AttributeError | KeyError):
+    # All that the parser says is the key and perhaps one that is like it.
+    text = f'unknown config key {error.args[0]}' if error.args else str(error)
+  else:
+    text = str(error) or type(error).__name__
+  lines = [line.strip() for line in text.splitlines() if line.strip()]
+  return '; '.join(lines).replace(':; ', ': ')
 
 
 def _main(argv) -> None:
@@ -74,19 +87,24 @@ def _main(argv) -> None:
     if config.debug:
       raise
     _fail(error)
+  _error_file().unlink(missing_ok=True)  # of an earlier run
 
 
 def _fail(error: BaseException) -> None:
   """One line for the person, the traceback to a file, exit code 1."""
   note = ''
   try:
-    log = pathlib.Path(_WORKDIR.value) / 'error.txt'
+    log = _error_file()
     log.write_text(''.join(traceback.format_exception(error)))
     note = f' (traceback: {log})'
   except OSError:
     pass  # the workdir itself may be what is wrong
-  print(f'error: {error}{note}', file=sys.stderr)
+  print(f'error: {explain(error)}{note}', file=sys.stderr)
   sys.exit(1)
+
+
+def _error_file() -> pathlib.Path:
+  return pathlib.Path(_WORKDIR.value) / 'error.txt'
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ def truncate_query(prompt: str, max_tokens: int, tokenizer: Tokenizer) -> str:
 
   A TL;DR query loses the end of its post: at the last line break while it is
   too long, then word by word; subreddit, title and ending stay (Stiennon et
-  al. 2020, paper.md 5.1). A dialogue loses its oldest turns, and then the end
+  al. 2020). A dialogue loses its oldest turns, and then the end
   of the last human turn.
 
   Args:

@@ -1,4 +1,4 @@
-"""Evaluators: how good a model is (floor F4, NumPy only).
+"""Evaluators: how good a model is (NumPy only).
 
 An evaluator is a module `evaluators/<name>.py` with
 

@@ -36,6 +36,7 @@ class Origin:
   config: str = '{}'
   generation: str = '{}'
   prefixed: bool = True  # whether keys carry the family's prefix
+  renamed: tuple[tuple[str, str], ...] = ()  # (our name of a key, its own)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,14 @@ class ModelConfig:
 
   Shapes use the axis legend of core/types.py. Fields from `dtype` on change how
   it runs, not what it is.
+
+  `norm_place` says where a branch f (attention, feed-forward) is normed:
+  'input' x + f(norm(x)), 'output' x + norm(f(x)), 'both' x + norm(f(norm(x))),
+  'sum' norm(x + f(x)).
+
+  `qk_norm` norms queries and keys before they are rotated: 'shared' each head
+  by itself with one scale [h] for all, 'per_head' each with its own scale
+  [H, h] and no bias, 'joint' all heads together, scale [H, h].
   """
 
   family: str  # module of rlaif_jax.models, = Hugging Face's model_type
@@ -59,12 +68,26 @@ class ModelConfig:
   gated_mlp: bool = False  # down(act(gate(x)) * up(x))
   norm: Literal['layernorm', 'rmsnorm'] = 'rmsnorm'
   norm_eps: float = 1e-6
+  norm_affine: bool = True  # norms have a scale (and, layernorm, a bias)
+  norm_offset: float = 0.0  # added to every scale: Gemma stores it less 1
+  norm_place: Literal['input', 'output', 'both', 'sum'] = 'input'
+  final_norm: bool = True
+  parallel: bool = False  # attention and feed-forward read the same input
+  shared_norm: bool = False  # the parallel ones also share its norm
+  qk_norm: Literal['shared', 'per_head', 'joint'] | None = None
   rope: Rope | None = None  # None: learned absolute positions
+  local_rope: Rope | None = None  # of layers with a window; None: as `rope`
+  position_offset: int = 0  # first row of the position table that is used
+  embed_width: int | None = None  # of the token table, if projected to `width`
+  embed_scale: float | None = None  # of what is looked up in the token table
   qkv_bias: bool = False
   out_bias: bool = False
   mlp_bias: bool = False
   tie_embeddings: bool = False
+  unembed_bias: bool = False
   attention_scale: float | None = None  # None: head_dim ** -0.5
+  attention_softcap: float | None = None  # c: scores become c * tanh(score / c)
+  logit_softcap: float | None = None  # the same for logits
   windows: tuple[int, ...] = ()  # per layer, 0 = global; () = all global
   dtype: str = 'float32'  # of activations
   param_dtype: str = 'float32'  # of new parameters
@@ -84,6 +107,10 @@ class ModelConfig:
       raise ValueError(
         f'{len(self.windows)} attention windows for {self.num_layers} layers'
       )
+    if self.parallel and self.norm_place != 'input':
+      raise ValueError(
+        f'parallel branches are normed at their input, not {self.norm_place!r}'
+      )
     if sorted(self.cache_layout or 'bskh') != sorted('bskh'):
       raise ValueError(
         f"cache_layout={self.cache_layout!r}; use a permutation of 'bskh'"
@@ -91,6 +118,11 @@ class ModelConfig:
     for name in (self.dtype, self.param_dtype):
       if not jnp.issubdtype(jnp.dtype(name), jnp.floating):
         raise ValueError(f'{name} is not a floating-point type')
+
+  @property
+  def hidden_width(self) -> int:
+    """Width of the final hidden states, which the unembedding reads."""
+    return self.embed_width or self.width
 
   @property
   def eos_ids(self) -> tuple[int, ...]:

@@ -8,22 +8,28 @@ A family is a module of this folder, named by its Hugging Face `model_type`:
   PREFIX                              of the keys that the bare trunk also has
   CAUSAL_LM, CLASSIFIER               names of transformers' classes
   IGNORED                             patterns of keys that hold no parameter
+  ALIASES                             {key: other name it may have}; optional
 """
 
 import dataclasses
 import importlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
 from rlaif_jax.models.config import ModelConfig, Origin
 
+FULL, SLIDING = 'full_attention', 'sliding_attention'
+
 _ACTIVATIONS = {
   'gelu': 'gelu',
+  'gelu_accurate': 'gelu_tanh',
   'gelu_fast': 'gelu_tanh',
   'gelu_new': 'gelu_tanh',
+  'gelu_python': 'gelu',
+  'gelu_python_tanh': 'gelu_tanh',
   'gelu_pytorch_tanh': 'gelu_tanh',
   'relu': 'relu',
   'silu': 'silu',
@@ -104,6 +110,58 @@ def activation(name: str) -> str:
 def activation_to_hf(name: str) -> str:
   """The name that transformers has for our activation `name`."""
   return {'gelu_tanh': 'gelu_new'}.get(name, name)
+
+
+def refuse(config: Mapping[str, Any], *keys: str) -> None:
+  """Raises ValueError where one of `keys` is set: it would change results."""
+  for key in keys:
+    if config.get(key):
+      raise ValueError(
+        f'config.json: {config["model_type"]} with {key}={config[key]!r} is '
+        f'not supported; supported: without {key}'
+      )
+
+
+def windows(
+  config: Mapping[str, Any], kinds: Sequence[str], window: int | None
+) -> tuple[int, ...]:
+  """Attention window of each layer from transformers' `layer_types`.
+
+  Args:
+    config: config.json, whose `layer_types` wins over `kinds`.
+    kinds: of every layer, 'sliding_attention' or 'full_attention'.
+    window: of the sliding layers.
+
+  Returns:
+    One number a layer, 0 = global; () where all are.
+
+  Raises:
+    ValueError: another kind, another number of layers, or no window.
+  """
+  kinds = config.get('layer_types') or kinds
+  if unknown := sorted(set(kinds) - {SLIDING, FULL}):
+    raise ValueError(
+      f'config.json: layer type {", ".join(unknown)} is not supported; '
+      f'supported: {FULL}, {SLIDING}'
+    )
+  if len(kinds) != config['num_hidden_layers']:
+    raise ValueError(
+      f'config.json: layer_types names {len(kinds)} layers, num_hidden_layers '
+      f'is {config["num_hidden_layers"]}'
+    )
+  if SLIDING not in kinds:
+    return ()
+  if not window:
+    raise ValueError(
+      'config.json: layers of type sliding_attention need a sliding_window'
+    )
+  return tuple(window if kind == SLIDING else 0 for kind in kinds)
+
+
+def layer_types(c: ModelConfig) -> list[str]:
+  """What `windows` reads, of a ModelConfig."""
+  windows = c.windows or (0,) * c.num_layers
+  return [SLIDING if window else FULL for window in windows]
 
 
 def _module(name: str) -> ModuleType | None:

@@ -42,7 +42,7 @@ class ScalarModel:
       zeros: the head starts at 0, else N(0, 1 / (D + 1)) as in
         lm-human-preferences; the bias is 0 in both cases.
     """
-    width = self.config.width
+    width = self.config.hidden_width
     dtype = jnp.dtype(self.config.param_dtype)
     kernel = jnp.zeros((width,), dtype)
     if not zeros:

@@ -176,11 +176,13 @@ def _model_config(reader: safetensors_io.Reader) -> ModelConfig:
     raise FileNotFoundError(f'{folder}: config.json is missing')
   found = families.config_from_hf(config)
   generation = _read_json(folder / 'generation_config.json') or {}
-  prefix = families.find(found.family).PREFIX
+  family = families.find(found.family)
+  aliases = getattr(family, 'ALIASES', {})
   origin = dataclasses.replace(
     found.origin,
     generation=json.dumps(generation),
-    prefixed=any(k.startswith(prefix) for k in reader.shapes),
+    prefixed=any(k.startswith(family.PREFIX) for k in reader.shapes),
+    renamed=tuple((k, a) for k, a in aliases.items() if a in reader.shapes),
   )
   return dataclasses.replace(found, origin=origin)
 
@@ -227,7 +229,7 @@ def _tied_copy(reader: safetensors_io.Reader, model: Model) -> list[str]:
   """
   config = model.config
   names = families.find(config.family).NAME_MAP
-  key = names['unembedding/kernel'].key
+  key = _key(config, names['unembedding/kernel'])
   if not config.tie_embeddings or key not in reader.shapes:
     return []
   table = _key(config, names['embed/tokens'])
@@ -248,24 +250,30 @@ def _trunk(model: Model) -> LanguageModel:
 
 def _places(model: Model) -> dict[str, Tensor]:
   """Where each parameter of `model` lies in its files."""
-  names = families.find(model.config.family).NAME_MAP
+  c = model.config
+  names = families.find(c.family).NAME_MAP
   have = weights.flatten(_trunk(model).abstract_params())
+  dims = (('H', c.num_heads), ('K', c.num_kv_heads), ('h', c.head_dim))
   places = {
-    path: dataclasses.replace(tensor, key=_key(model.config, tensor))
+    path: dataclasses.replace(tensor, key=_key(c, tensor), dims=dims)
     for path, tensor in names.items()
     if path in have
   }
   if isinstance(model, LanguageModel):
     return places
-  places.pop('unembedding/kernel', None)
-  return {f'trunk/{p}': t for p, t in places.items()} | _HEAD
+  trunk = {
+    f'trunk/{path}': tensor
+    for path, tensor in places.items()
+    if not path.startswith('unembedding/')
+  }
+  return trunk | _HEAD
 
 
 def _key(config: ModelConfig, tensor: Tensor) -> str:
-  """A tensor's key, without the prefix where the folder had none."""
+  """A tensor's key as the folder had it."""
   prefix = families.find(config.family).PREFIX
-  prefixed = config.origin.prefixed
-  return tensor.key if prefixed else tensor.key.removeprefix(prefix)
+  key = dict(config.origin.renamed).get(tensor.key, tensor.key)
+  return key if config.origin.prefixed else key.removeprefix(prefix)
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any] | None:

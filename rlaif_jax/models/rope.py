@@ -63,9 +63,16 @@ def rotate(
   return jnp.concatenate(parts, axis=-1).astype(x.dtype)
 
 
-def from_hf(config: Mapping[str, Any], *, theta: float = 10000.0) -> Rope:
+def from_hf(
+  config: Mapping[str, Any], *, theta: float = 10000.0, fraction: float = 1.0
+) -> Rope:
   """Rope of a config.json: `rope_theta` + `rope_scaling`, or transformers 5's
   `rope_parameters`, which holds both.
+
+  Args:
+    config: the file's content.
+    theta: where it names none.
+    fraction: likewise, of the head size that is rotated.
 
   Raises:
     ValueError: a scaling this project does not have, or one with keys missing.
@@ -79,10 +86,10 @@ def from_hf(config: Mapping[str, Any], *, theta: float = 10000.0) -> Rope:
       f'{", ".join(SUPPORTED)}'
     )
   base = found.get('rope_theta') or config.get('rope_theta') or theta
-  fraction = found.get(
-    'partial_rotary_factor', config.get('partial_rotary_factor')
-  )
-  rope = Rope(theta=float(base), fraction=float(fraction or 1.0))
+  part = found.get('partial_rotary_factor')
+  part = config.get('partial_rotary_factor') if part is None else part
+  part = fraction if part is None else part
+  rope = Rope(theta=float(base), fraction=float(part))
   if kind == 'default':
     return rope
   try:

@@ -21,32 +21,40 @@ class Tensor:
   """One parameter's place in a file.
 
   Attributes:
-    key: name in the file, '{}' standing for the layer number.
+    key: name in the file, '{}' standing for the layer number; a second '{}'
+      for the number along the parameter's next axis (a tensor per head).
     source: axes of the file's tensor, separated by spaces; an axis that merges
       several is written 'H*h'. A number is an axis of that many fused
-      parameters, 'D 3*H*h' being query, key and value side by side.
-    target: axes of the parameter, without L; None = the same as `source`.
+      parameters, 'D 3*H*h' being query, key and value side by side. Fused
+      parameters of different sizes are written 'H*h+K*h+K*h'.
+    target: axes of the parameter, without those that `key` numbers; None = the
+      same as `source`.
     part: which of the fused parameters this one is.
+    dims: sizes of axes that only the other fused parameters have.
   """
 
   key: str
   source: str = 'D'
   target: str | None = None
   part: int = 0
+  dims: tuple[tuple[str, int], ...] = ()
 
   @property
-  def stacked(self) -> bool:
-    """Whether there is one tensor per layer."""
-    return '{}' in self.key
+  def depth(self) -> int:
+    """How many leading axes of the parameter are one tensor per entry."""
+    return self.key.count('{}')
 
-  def keys(self, num_layers: int) -> list[str]:
-    """Keys of all its tensors: one per layer, or one."""
-    count = num_layers if self.stacked else 1
-    return [self.key.format(i) for i in range(count)]
+  def keys(self, *shape: int) -> list[str]:
+    """Keys of all its tensors, for a parameter of this shape."""
+    counts = (range(n) for n in shape[: self.depth])
+    return [self.key.format(*numbers) for numbers in itertools.product(*counts)]
 
   def factors(self) -> list[list[str]]:
-    """The names that each axis of the source merges."""
-    return [axis.split('*') for axis in self.source.split()]
+    """The names that each axis of the source merges, for this part."""
+    terms = [axis.split('+') for axis in self.source.split()]
+    return [
+      (t[self.part] if len(t) > 1 else t[0]).split('*') for t in terms
+    ]
 
   def axes(self) -> list[str]:
     """Axis names of the parameter, without L."""
@@ -55,11 +63,8 @@ class Tensor:
 
 
 def source_shape(tensor: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
-  """Shape in the file of a parameter of this shape (without L)."""
-  sizes = _sizes(tensor, shape)
-  return tuple(
-    math.prod(sizes[f] for f in factors) for factors in tensor.factors()
-  )
+  """Shape in the file of a parameter of this shape (without stacked axes)."""
+  return tuple(sum(lengths) for lengths in _term_lengths(tensor, shape))
 
 
 def read(
@@ -72,7 +77,7 @@ def read(
 
   Args:
     tensor: the parameter's place.
-    shape: whole shape of the parameter, without L.
+    shape: whole shape of the parameter, without stacked axes.
     index: which part of each axis; steps are not supported.
     fetch: reads a rectangle of the file's tensor.
   """
@@ -82,10 +87,12 @@ def read(
     for axis, s, n in zip(tensor.axes(), index, shape, strict=True)
   }
   window, inner_shape, inner_index = [], [], []
-  for factors in tensor.factors():
+  for factors, place in zip(
+    tensor.factors(), _region(tensor, shape), strict=True
+  ):
     parts = [ranges.get(f, (tensor.part, tensor.part + 1)) for f in factors]
     start, stop, kept, inside = _cover([sizes[f] for f in factors], parts)
-    window.append(slice(start, stop))
+    window.append(slice(place.start + start, place.start + stop))
     inner_shape += kept
     inner_index += inside
   block = fetch(tuple(window)).reshape(inner_shape)[tuple(inner_index)]
@@ -93,10 +100,14 @@ def read(
 
 
 def write(parts: Sequence[tuple[Tensor, np.ndarray]]) -> np.ndarray:
-  """The file's tensor that holds these parameters (without L) of one key."""
+  """The file's tensor that holds these parameters, all those of one key."""
   first, example = parts[0]
   out = np.empty(source_shape(first, example.shape), example.dtype)
   for tensor, value in parts:
+    if '+' in tensor.source:
+      region = out[_region(tensor, value.shape)]
+      region[...] = _from_target(tensor, value).reshape(region.shape)
+      continue
     sizes = _sizes(tensor, value.shape)
     names = list(itertools.chain.from_iterable(tensor.factors()))
     view = out.reshape([sizes[n] for n in names])
@@ -112,7 +123,27 @@ def _sizes(tensor: Tensor, shape: Sequence[int]) -> dict[str, int]:
   """Size of every named axis, fused ones included."""
   names = set(itertools.chain.from_iterable(tensor.factors()))
   fused = {n: int(n) for n in names if n.isdigit()}
-  return dict(zip(tensor.axes(), shape, strict=True)) | fused
+  known = dict(zip(tensor.axes(), shape, strict=True))
+  return dict(tensor.dims) | known | fused
+
+
+def _term_lengths(tensor: Tensor, shape: Sequence[int]) -> list[list[int]]:
+  """Of each axis of the source, the lengths that are put end to end."""
+  sizes = _sizes(tensor, shape)
+  return [
+    [math.prod(sizes[f] for f in term.split('*')) for term in axis.split('+')]
+    for axis in tensor.source.split()
+  ]
+
+
+def _region(tensor: Tensor, shape: Sequence[int]) -> tuple[slice, ...]:
+  """Where this part of unequal ones lies; whole axes where there are none."""
+  region = []
+  for lengths in _term_lengths(tensor, shape):
+    part = tensor.part if len(lengths) > 1 else 0
+    start = sum(lengths[:part])
+    region.append(slice(start, start + lengths[part]))
+  return tuple(region)
 
 
 def _cover(

@@ -27,11 +27,12 @@ class Context:
   allowed: Bool[Array, 'B T S']
   distance: Int[Array, 'B T S'] | None  # real tokens from key to query
   rope_table: tuple[Array, Array] | None
+  local_rope_table: tuple[Array, Array] | None  # of layers with a window
   index: Int[Array, '']  # cache slot of the first token
 
 
 class Block(nn.Module):
-  """One layer: attention and feed-forward, each normed before."""
+  """One layer: attention and feed-forward, normed as `norm_place` says."""
 
   config: ModelConfig
   rules: tuple = ()
@@ -49,23 +50,43 @@ class Block(nn.Module):
       allowed &= (window == 0) | (context.distance < window)
 
     def rotate(heads):
-      table = context.rope_table
+      table, local = context.rope_table, context.local_rope_table
+      if local is not None:
+        table = jax.tree.map(
+          lambda a, b: jnp.where(window == 0, a, b), table, local
+        )
       return heads if table is None else rope.rotate(heads, table)
 
+    normed = self._norm_input('attention', x)
     y, buffers = layers.Attention(c, self.rules, name='attention')(
-      layers.Norm(c, name='attention_norm')(x),
-      allowed,
-      rotate,
-      buffers,
-      number,
-      context.index,
+      normed, allowed, rotate, buffers, number, context.index
     )
-    x += y
-    x += layers.Mlp(c, self.rules, name='mlp')(
-      layers.Norm(c, name='mlp_norm')(x)
-    )
+    mlp = layers.Mlp(c, self.rules, name='mlp')
+    if c.parallel:
+      if not c.shared_norm:
+        normed = self._norm_input('mlp', x)
+      x += y + mlp(normed)
+    else:
+      x = self._join('attention', x, y)
+      x = self._join('mlp', x, mlp(self._norm_input('mlp', x)))
     x = _constrain_stream(x, self.rules)
     return (x, buffers), None
+
+  def _norm_input(self, branch: str, x: Array) -> Array:
+    """What a branch reads."""
+    if self.config.norm_place not in ('input', 'both'):
+      return x
+    return layers.Norm(self.config, name=f'{branch}_norm')(x)
+
+  def _join(self, branch: str, x: Array, y: Array) -> Array:
+    """The residual stream `x` with what a branch gave."""
+    place = self.config.norm_place
+    if place in ('output', 'both'):
+      y = layers.Norm(self.config, name=f'{branch}_post_norm')(y)
+    x += y
+    if place == 'sum':
+      x = layers.Norm(self.config, name=f'{branch}_norm')(x)
+    return x
 
 
 class Embedding(nn.Module):
@@ -81,25 +102,35 @@ class Embedding(nn.Module):
     self.tokens = self.param(
       'tokens',
       nn.with_logical_partitioning(init, ('vocab_table', 'embed_table')),
-      (c.vocab_size, c.width),
+      (c.vocab_size, c.hidden_width),
       dtype,
     )
     if c.rope is None:
       self.positions = self.param(
         'positions',
         nn.with_logical_partitioning(init, ('position', 'embed_table')),
-        (c.max_positions, c.width),
+        (c.max_positions + c.position_offset, c.width),
         dtype,
+      )
+    if c.embed_width is not None:
+      self.project = layers.Linear(
+        c, (c.embed_width,), (c.width,), ('embed_table', 'embed')
       )
 
   def __call__(
     self, tokens: Int[Array, 'B T'], positions: Int[Array, 'B T']
   ) -> Float[Array, 'B T D']:
     """Looks rows up; an id outside its table gives NaN, never a wrong row."""
-    dtype = jnp.dtype(self.config.dtype)
+    c = self.config
+    dtype = jnp.dtype(c.dtype)
     x = jnp.take(self.tokens, tokens, axis=0, mode='fill').astype(dtype)
-    if self.config.rope is None:
-      rows = jnp.take(self.positions, positions, axis=0, mode='fill')
+    if c.embed_scale is not None:
+      x *= jnp.asarray(c.embed_scale, dtype)
+    if c.embed_width is not None:
+      x = self.project(x)
+    if c.rope is None:
+      rows = positions + c.position_offset
+      rows = jnp.take(self.positions, rows, axis=0, mode='fill')
       x += rows.astype(dtype)
     return x
 
@@ -123,15 +154,23 @@ class Decoder(nn.Module):
       length=c.num_layers,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )(c, self.rules)
-    self.final_norm = layers.Norm(c)
+    if c.final_norm:
+      self.final_norm = layers.Norm(c)
+    if c.embed_width is not None:
+      self.project_out = layers.Linear(
+        c, (c.width,), (c.embed_width,), ('embed', 'embed_table')
+      )
     if not c.tie_embeddings:
       self.unembedding = layers.Linear(
         c,
-        (c.width,),
+        (c.hidden_width,),
         (c.vocab_size,),
         ('embed', 'vocab'),
+        c.unembed_bias,
         out_dtype='float32',
       )
+    elif c.unembed_bias:
+      self.unembedding = layers.Bias(c, 'vocab')
 
   def __call__(
     self,
@@ -156,13 +195,17 @@ class Decoder(nn.Module):
       ),
       distance=_distance(rank, valid) if any(c.windows) else None,
       rope_table=c.rope and rope.angles(c.rope, c.head_dim, positions),
+      local_rope_table=c.local_rope
+      and rope.angles(c.local_rope, c.head_dim, positions),
       index=index,
     )
     numbers = jnp.arange(c.num_layers)
     windows = jnp.asarray(np.array(c.windows or (0,) * c.num_layers, np.int32))
     buffers = None if cache is None else (cache.keys, cache.values)
     (x, buffers), _ = self.layers((x, buffers), (numbers, windows), context)
-    hidden = self.final_norm(x)
+    hidden = self.final_norm(x) if c.final_norm else x
+    if c.embed_width is not None:
+      hidden = self.project_out(hidden)
     if cache is not None:
       cache = types.Cache(*buffers, valid, index + tokens.shape[1])
     return types.ModelOutput(
@@ -173,13 +216,17 @@ class Decoder(nn.Module):
 
   def unembed(self, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
     """Float32 logits of final hidden states."""
-    if self.config.tie_embeddings:
+    c = self.config
+    if c.tie_embeddings:
       table = self.embed.tokens.astype(hidden.dtype)
       logits = jnp.einsum(
         '...d,vd->...v', hidden, table, preferred_element_type=jnp.float32
       )
+      if c.unembed_bias:
+        logits = self.unembedding(logits)
     else:
       logits = self.unembedding(hidden)
+    logits = layers.capped(logits, c.logit_softcap)
     if logits.ndim == 3:
       logits = sharding.constrain(
         logits, 'batch', 'length', 'vocab', rules=self.rules

@@ -5,6 +5,7 @@ A path is the keys of the parameter tree joined by '/'. Parameters under
 """
 
 import functools
+import itertools
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -41,7 +42,7 @@ def check(
   need = {
     key: tensors.source_shape(tensor, _unstacked(tensor, shapes[path].shape))
     for path, tensor in places.items()
-    for key in _keys(tensor, shapes[path])
+    for key in tensor.keys(*shapes[path].shape)
   }
   buffer = re.compile('|'.join(f'(.*\\.)?(?:{p})' for p in ignored) or r'(?!)')
   missing = sorted(set(need) - set(reader.shapes))
@@ -95,10 +96,10 @@ def write(
   leader: bool,
 ) -> None:
   """Writes parameters where `places` says; see `safetensors_io.write`."""
-  parts: dict[str, list[tuple[str, int | None]]] = {}
-  for path, layer in _in_file_order(places, leaves):
-    key = places[path].key.format(layer)
-    parts.setdefault(key, []).append((path, layer))
+  parts: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
+  for path, at in _in_file_order(places, leaves):
+    key = places[path].key.format(*at)
+    parts.setdefault(key, []).append((path, at))
 
   def spec(key):
     path = parts[key][0][0]
@@ -109,8 +110,8 @@ def write(
   def fetch(key):
     return tensors.write(
       [
-        (places[path], _host_part(leaves[path], layer))
-        for path, layer in parts[key]
+        (places[path], sharding.to_host(leaves[path][at] if at else leaves[path]))
+        for path, at in parts[key]
       ]
     )
 
@@ -169,24 +170,25 @@ def _read_one(
   dtype: Any,
 ) -> jax.Array:
   """One parameter, with all its layers."""
-  keys = _keys(tensor, spec)
+  keys = np.array(tensor.keys(*spec.shape), object)
   dtype = np.dtype(dtype or reader.dtype(keys[0]))
-  shape = _unstacked(tensor, spec.shape)
+  depth, shape = tensor.depth, _unstacked(tensor, spec.shape)
+  keys = keys.reshape(spec.shape[:depth])
 
-  def layer(key, index):
+  def one(key, index):
     fetch = functools.partial(reader.fetch, key)
     return tensors.read(tensor, shape, index, fetch)
 
   def part(index):
-    if not tensor.stacked:
-      return layer(keys[0], index).astype(dtype, copy=False)
-    wanted = keys[index[0]]
-    first = layer(wanted[0], index[1:])
-    out = np.empty((len(wanted), *first.shape), dtype)
+    if not depth:
+      return one(keys.item(), index).astype(dtype, copy=False)
+    wanted = keys[index[:depth]]
+    first = one(wanted.flat[0], index[depth:])
+    out = np.empty((wanted.size, *first.shape), dtype)
     out[0] = first
-    for i, key in enumerate(wanted[1:], 1):
-      out[i] = layer(key, index[1:])
-    return out
+    for i, key in enumerate(wanted.flat[1:], 1):
+      out[i] = one(key, index[depth:])
+    return out.reshape(wanted.shape + first.shape)
 
   # Waiting lets go of the host's copy before the next parameter is read.
   return jax.block_until_ready(
@@ -195,28 +197,25 @@ def _read_one(
 
 
 def _in_file_order(places, leaves):
-  """(path, layer) of every tensor: what comes before, the layers, the rest."""
+  """(path, numbers in its key) of every tensor.
+
+  First what comes before the layers, then the layers, then the rest.
+  """
   paths = [p for p in places if p in leaves]
-  stacked = [p for p in paths if places[p].stacked]
+  stacked = [p for p in paths if places[p].depth]
   first = paths.index(stacked[0])
   plain = [p for p in paths if p not in stacked]
-  yield from ((p, None) for p in plain if paths.index(p) < first)
+  yield from ((p, ()) for p in plain if paths.index(p) < first)
   for layer in range(leaves[stacked[0]].shape[0]):
-    yield from ((p, layer) for p in stacked)
-  yield from ((p, None) for p in plain if paths.index(p) > first)
-
-
-def _keys(tensor: Tensor, spec: Any) -> list[str]:
-  """Keys of a parameter's tensors, one per layer where it is stacked."""
-  return tensor.keys(spec.shape[0] if tensor.stacked else 1)
+    for p in stacked:
+      more = leaves[p].shape[1 : places[p].depth]
+      for numbers in itertools.product(*map(range, more)):
+        yield p, (layer, *numbers)
+  yield from ((p, ()) for p in plain if paths.index(p) > first)
 
 
 def _unstacked(tensor: Tensor, shape: Sequence[int]) -> tuple[int, ...]:
-  return tuple(shape[1:] if tensor.stacked else shape)
-
-
-def _host_part(leaf: Any, layer: int | None) -> np.ndarray:
-  return sharding.to_host(leaf if layer is None else leaf[layer])
+  return tuple(shape[tensor.depth :])
 
 
 def _listing(keys: Sequence[str]) -> str:

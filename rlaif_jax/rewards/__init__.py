@@ -1,4 +1,4 @@
-"""Rewards: what a finished text is worth (floor F4).
+"""Rewards: what a finished text is worth.
 
 A reward is a module `rewards/<name>.py` with
 

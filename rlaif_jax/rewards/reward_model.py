@@ -105,8 +105,9 @@ def score_rollout(model: ScalarModel, params, rollout: Rollout) -> jax.Array:
 
 def decode_responses(rollout: Rollout, tokenizer) -> list[str]:
   """Response texts of a rollout, special tokens dropped, stripped."""
-  tokens = np.asarray(rollout.response_tokens)
-  mask = np.asarray(rollout.response_mask)
+  tokens, mask = sharding.to_host(
+    (rollout.response_tokens, rollout.response_mask)
+  )
   return [
     tokenizer.decode(row[keep].tolist()).strip()
     for row, keep in zip(tokens, mask, strict=True)

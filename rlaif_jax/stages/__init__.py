@@ -1,4 +1,4 @@
-"""Stages: the host loops, one file each (floor F5).
+"""Stages: the host loops, one file each.
 
 A stage is a module with two functions:
 

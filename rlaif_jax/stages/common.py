@@ -8,7 +8,9 @@ may be: a Hugging Face folder, a hub id, a workdir of an earlier stage, or
 
 import contextlib
 import dataclasses
+import inspect
 import pathlib
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +24,9 @@ from rlaif_jax import models, sharding
 from rlaif_jax.data import datasets, transforms
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data.tokenizer import Tokenizer
+from rlaif_jax.inference.sampling import SamplingConfig
 from rlaif_jax.models import heads, hf, locate
+from rlaif_jax.stages import _options
 from rlaif_jax.training import checkpoint as checkpoint_lib
 from rlaif_jax.training import metrics as metrics_lib
 from rlaif_jax.training import optimizer as optimizer_lib
@@ -59,7 +63,8 @@ def data_config(name: str, split: str, path: str = '') -> ConfigDict:
   c.path = path  # local file or folder, hub id, or tfds:NAME; '' if built in
   c.split = split
   c.size = 0  # use the first `size` examples; 0 = all
-  c.options = ConfigDict(convert_dict=False)  # extra arguments of load()
+  # Further arguments of load(): --config.data.options="{'holdout': 0.1}"
+  c.options = ConfigDict(convert_dict=False)
   c.overflow = 'error'  # prompts over max_prompt: 'error', 'truncate' or 'skip'
   return c
 
@@ -119,17 +124,43 @@ def session(config: ConfigDict, workdir) -> Iterator[Session | None]:
   Raises:
     ValueError: the workdir was made by another config.
   """
-  path = workdir_lib.open_workdir(
-    workdir, config.to_dict(), ignore=RUNTIME_KEYS
-  )
-  if workdir_lib.finished(path) is not None:
-    say(f'{path}: finished before, nothing to do')
-    yield None
-    return
-  mesh = sharding.make_mesh(config.mesh.to_dict())
-  rules = {**sharding.DEFAULT_RULES, **config.sharding_rules.to_dict()}
-  with jax.set_mesh(mesh):
-    yield Session(path, config, mesh, rules)
+  with open_run(config, workdir) as path:
+    if workdir_lib.finished(path) is not None:
+      say(f'{path}: finished before, nothing to do')
+      yield None
+      return
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    rules = {**sharding.DEFAULT_RULES, **config.sharding_rules.to_dict()}
+    with jax.set_mesh(mesh):
+      yield Session(path, config, mesh, rules)
+
+
+@contextlib.contextmanager
+def open_run(
+  config: ConfigDict, workdir, ignore: Sequence[str] = RUNTIME_KEYS
+) -> Iterator[pathlib.Path]:
+  """The workdir of a run, as training/workdir.py opens it.
+
+  A new run that fails before it made anything takes its config.json along, so
+  that the corrected command may use the same folder.
+  """
+  new = not (pathlib.Path(workdir or '') / 'config.json').exists()
+  path = workdir_lib.open_workdir(workdir, config.to_dict(), ignore=ignore)
+  try:
+    yield path
+  except Exception:
+    if new and jax.process_index() == 0:
+      _leave_unmade(path)
+    raise
+
+
+def _leave_unmade(path: pathlib.Path) -> None:
+  files = {f for f in path.rglob('*') if f.is_file()}
+  if files <= {path / 'config.json', path / 'error.txt'}:
+    (path / 'config.json').unlink(missing_ok=True)
+    for child in path.iterdir():
+      if child.is_dir():
+        shutil.rmtree(child)
 
 
 def say(text: str) -> None:
@@ -161,9 +192,15 @@ def checkpointer_for(
 
 def make_optimizer(block: ConfigDict, num_steps: int):
   """optax transformation from an optimiser block."""
+  options = {**block.to_dict(), 'total_steps': num_steps}
   return optimizer_lib.make_optimizer(
-    optimizer_lib.OptimizerConfig(**block.to_dict(), total_steps=num_steps)
+    _options.build(optimizer_lib.OptimizerConfig, options, 'config.optimizer')
   )
+
+
+def make_sampling(block: ConfigDict) -> SamplingConfig:
+  """Decoding options from a sampling block."""
+  return _options.build(SamplingConfig, block.to_dict(), 'config.sampling')
 
 
 # -- models and data --------------------------------------------------------
@@ -197,6 +234,9 @@ def load_reward_model(path: str, s: Session) -> Loaded:
 def load_examples(block: ConfigDict) -> list[datasets.Example]:
   """Examples of a data block, the first `size` of them."""
   options = dict(block.options)
+  load = inspect.signature(datasets.load_module(block.name).load)
+  known = list(load.parameters)[2:]
+  _options.check_known(options, known, f'{block.name}.options')
   if block.size:
     options['size'] = block.size
   examples = datasets.load_dataset(
@@ -210,13 +250,18 @@ def fit_prompts(
   tokenizer: Tokenizer,
   max_prompt: int,
   overflow: str,
+  source: str,
 ) -> list[datasets.Example]:
   """Applies the overflow policy to prompts over `max_prompt` tokens.
 
-  'error' raises ValueError naming the first such row, 'truncate' cuts the
-  post at its last line break (the OpenAI way; paper.md 5.1) or drops the
-  oldest turns of a dialogue, 'skip' leaves the row out.
+  'error' raises ValueError naming the first such row of `source`, 'truncate'
+  cuts the post at its last line break (as Stiennon et al. 2020 do) or drops
+  the oldest turns of a dialogue, 'skip' leaves the row out.
   """
+  if overflow not in ('error', 'truncate', 'skip'):
+    raise ValueError(
+      f"config.data.overflow={overflow!r}; use 'error', 'truncate' or 'skip'"
+    )
   kept = []
   for example, ids in zip(
     examples, tokenizer.encode_batch([e.prompt for e in examples]), strict=True
@@ -228,19 +273,29 @@ def fit_prompts(
       kept.append(dataclasses.replace(example, prompt=prompt))
     elif overflow == 'error':
       raise ValueError(
-        f'row {example.id}: its prompt has {len(ids)} tokens, more than '
-        f'max_prompt={max_prompt}; raise config.max_prompt or set '
+        f'{source}: row {example.id}: its prompt has {len(ids)} tokens, more '
+        f'than max_prompt={max_prompt}; raise config.max_prompt or set '
         "config.data.overflow to 'truncate' or 'skip'"
       )
-    elif overflow != 'skip':
-      raise ValueError(
-        f"config.data.overflow={overflow!r}; use 'error', 'truncate' or 'skip'"
-      )
   if not kept:
-    raise ValueError('no example is left: every prompt is over max_prompt')
+    raise ValueError(
+      f'{source}: no row is left, every prompt has over {max_prompt} tokens'
+    )
   if len(kept) < len(examples):
     say(f'{len(examples) - len(kept)} prompts over {max_prompt} tokens skipped')
   return kept
+
+
+def load_prompts(block: ConfigDict, tokenizer: Tokenizer, max_prompt: int):
+  """Examples of a data block whose prompts fit; see `fit_prompts`."""
+  return fit_prompts(
+    load_examples(block), tokenizer, max_prompt, block.overflow, source(block)
+  )
+
+
+def source(block: ConfigDict) -> str:
+  """What messages call a data block: its path, or name where it has none."""
+  return block.path or block.name
 
 
 def check_context(model, **lengths: int) -> None:
@@ -273,6 +328,12 @@ def scalar_from(loaded: Loaded, s: Session, key) -> tuple[Any, Any]:
   return model, init(loaded.params, key)
 
 
-def host_ids(count: int) -> np.ndarray:
-  """Row numbers 0..count-1 as int32, the per-row part of sampling keys."""
-  return np.arange(count, dtype=np.int32)
+def host_share(batch_size: int) -> np.ndarray:
+  """Places in the global batch that are this host's, int32.
+
+  Also the rows' part of their sampling keys, so that what a row gets does not
+  depend on how many hosts there are.
+  """
+  share = batch_size // jax.process_count()
+  first = jax.process_index() * share
+  return np.arange(first, first + share, dtype=np.int32)

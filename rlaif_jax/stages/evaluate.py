@@ -9,24 +9,22 @@ models' accuracy (paper section 3.3, App. B, I, J).
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
-import rich.console
-import rich.table
 from ml_collections import ConfigDict
 
 from rlaif_jax import evaluators, sharding
 from rlaif_jax.core import kl, masking
 from rlaif_jax.data import datasets, transforms
+from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.inference import decode, score
-from rlaif_jax.inference.sampling import SamplingConfig
 from rlaif_jax.labeler import direct, prompts
+from rlaif_jax.models import locate
 from rlaif_jax.rewards.reward_model import decode_responses
-from rlaif_jax.stages import common, label, reward
+from rlaif_jax.stages import _options, _report, common, label, reward
 from rlaif_jax.training import progress
 from rlaif_jax.training import workdir as workdir_lib
 
@@ -68,12 +66,14 @@ def run(config: ConfigDict, workdir) -> None:
   with common.session(config, workdir) as s:
     if s is not None:
       _run(s)
-  show(workdir_lib.finished(pathlib.Path(workdir)), str(workdir))
+  if jax.process_index() == 0:
+    _report.show(workdir_lib.finished(workdir), str(workdir))
 
 
 def _run(s: common.Session) -> None:
   config = s.config
-  examples = common.load_examples(config.data)
+  check(config)
+  examples = load_prompts(config)
   samples, divergence = {}, {}
   bar = progress.Progress(s.workdir.name, len(config.policies))
   for number, (name, path) in enumerate(config.policies.items(), 1):
@@ -95,7 +95,7 @@ def _run(s: common.Session) -> None:
     'policies': list(samples),
     'metrics': evaluate_all(context, config),
     'labelers': {
-      name: workdir_lib.finished(path) for name, path in config.labels.items()
+      name: finished_labels(name, path) for name, path in config.labels.items()
     },
     'reward_models': {
       name: reward_model_accuracy(s, path)
@@ -105,20 +105,86 @@ def _run(s: common.Session) -> None:
   workdir_lib.finish(s.workdir, summary)
 
 
-def evaluate_all(context, config) -> dict[str, float]:
+def check(config: ConfigDict) -> None:
+  """What can be known to be wrong before anything is loaded or sampled.
+
+  Raises:
+    ValueError: the baseline or a head-to-head names no policy, the judge,
+      an evaluator or an option of one does not exist; names the key.
+    FileNotFoundError: `config.labels` names a stage that has not finished.
+  """
+  names = list(config.policies)
+  pairs = {n for pair in config.head_to_head for n in pair}
+  for key, wanted in (('baseline', {config.baseline}), ('head_to_head', pairs)):
+    if missing := sorted(wanted - set(names)):
+      raise ValueError(
+        f'config.{key} names {missing[0]!r}, which is not in config.policies; '
+        f'there are: {", ".join(names) or "none"}'
+      )
+  for name, path in config.labels.items():
+    finished_labels(name, path)
+  evaluator_configs(config)
+  if config.judge.name not in ('oracle', 'labeler', 'none'):
+    raise ValueError(
+      f"config.judge.name={config.judge.name!r}; use 'oracle', 'labeler' or "
+      "'none'"
+    )
+  module = datasets.load_module(config.data.name)
+  if config.judge.name == 'oracle' and not hasattr(module, 'oracle'):
+    raise ValueError(
+      f'data set {config.data.name!r} has no oracle; set config.judge.name to '
+      "'labeler' or 'none'"
+    )
+  if config.judge.name == 'labeler':
+    prompts.load_prompt(config.judge.prompt)
+
+
+def evaluator_configs(config: ConfigDict) -> dict:
+  """Evaluator name -> its Config, for all that `config.evals` names."""
+  configs = {}
+  for name, options in config.evals.items():
+    cls = evaluators.load(name).Config
+    options = {'seed': config.seed, **options.to_dict()}
+    if 'head_to_head' in {f.name for f in dataclasses.fields(cls)}:
+      options.setdefault('head_to_head', tuple(map(tuple, config.head_to_head)))
+    configs[name] = _options.build(cls, options, f'config.evals.{name}')
+  return configs
+
+
+def evaluate_all(context, config: ConfigDict) -> dict[str, float]:
   """Metrics of all evaluators that `config.evals` names."""
   metrics = {}
-  for name, options in config.evals.items():
-    module = evaluators.load(name)
-    fields = {f.name for f in dataclasses.fields(module.Config)}
-    options = {'seed': config.seed, **options.to_dict()}
-    if 'head_to_head' in fields:
-      options['head_to_head'] = tuple(map(tuple, config.head_to_head))
-    metrics |= module.evaluate(context, module.Config(**options))
+  for name, options in evaluator_configs(config).items():
+    metrics |= evaluators.load(name).evaluate(context, options)
   return metrics
 
 
+def finished_labels(name: str, path: str) -> dict:
+  """The summary of a label stage."""
+  summary = workdir_lib.finished(path)
+  if summary is None:
+    raise FileNotFoundError(
+      f'config.labels.{name}: {path}: no finished label stage here; run it '
+      'first'
+    )
+  return summary
+
+
 # -- samples ------------------------------------------------------------------
+
+
+def load_prompts(config: ConfigDict) -> list[Example]:
+  """The prompts, as they fit every policy: all answer the same ones."""
+  examples = common.load_examples(config.data)
+  for path in dict.fromkeys(config.policies.values()):
+    examples = common.fit_prompts(
+      examples,
+      tokenizer_lib.load_tokenizer(locate.resolve(path)),
+      config.max_prompt,
+      config.data.overflow,
+      common.source(config.data),
+    )
+  return examples
 
 
 def sample(s, name: str, path: str, examples: Sequence[Example]):
@@ -133,13 +199,13 @@ def sample(s, name: str, path: str, examples: Sequence[Example]):
   config = s.config
   loaded = _load(s, path)
   reference = _load(s, config.policies[config.baseline])
-  examples = common.fit_prompts(
-    examples, loaded.tokenizer, config.max_prompt, config.data.overflow
+  common.check_context(
+    loaded.model, max_prompt=config.max_prompt, max_response=config.max_response
   )
   generate = decode.make_generate(
     loaded.model,
     max_new_tokens=config.max_response,
-    sampling=SamplingConfig(**config.sampling.to_dict()),
+    sampling=common.make_sampling(config.sampling),
     eos_ids=loaded.tokenizer.eos_ids,
     pad_id=loaded.tokenizer.pad_id,
   )
@@ -214,114 +280,20 @@ def make_judge(s: common.Session, examples: Sequence[Example]):
   if block.name == 'none':
     return None
   if block.name == 'oracle':
-    module = datasets.load_module(s.config.data.name)
-    if not hasattr(module, 'oracle'):
-      raise ValueError(
-        f'data set {s.config.data.name!r} has no oracle; set config.judge.name '
-        "to 'labeler' or 'none'"
-      )
+    oracle = datasets.load_module(s.config.data.name).oracle
     return lambda texts: np.array(
-      [module.oracle(e, t) for e, t in zip(examples, texts, strict=True)]
+      [oracle(e, t) for e, t in zip(examples, texts, strict=True)]
     )
-  if block.name == 'labeler':
-    labeler = label.load_labeler(block, s)
-    prompt = prompts.load_prompt(block.prompt)
-    fields = [e.fields for e in examples]
-    return lambda texts: direct.score_responses(labeler, prompt, fields, texts)
-  raise ValueError(
-    f"config.judge.name={block.name!r}; use 'oracle', 'labeler' or 'none'"
+  labeler = label.load_labeler(block, s)
+  prompt = prompts.load_prompt(block.prompt)
+  fields, ids = [e.fields for e in examples], [e.id for e in examples]
+  return lambda texts: direct.score_responses(
+    labeler, prompt, fields, texts, ids=ids
   )
 
 
 def reward_model_accuracy(s: common.Session, path: str) -> dict[str, float]:
   """Accuracy of a reward model on the human pairs of `config.human_data`."""
   loaded = common.load_reward_model(path, s)
-  pairs = reward.fit_pairs(
-    s,
-    loaded,
-    common.load_examples(s.config.human_data),
-    s.config.human_data.overflow,
-  )
+  pairs = reward.human_pairs(s, loaded, s.config.human_data)
   return reward.evaluate_pairs(s, loaded, loaded.model, loaded.params, pairs)
-
-
-# -- the table ----------------------------------------------------------------
-
-
-def show(summary: Mapping, title: str) -> None:
-  """Prints the summary as tables."""
-  console = rich.console.Console(width=110, highlight=False)
-  console.print(_table(title, policy_rows(summary)))
-  for block, columns in (
-    (
-      'labelers',
-      ('labeler/alignment', 'labeler/flip_rate', 'labeler/position_bias'),
-    ),
-    (
-      'reward_models',
-      (
-        'eval_rewards/accuracies/model',
-        'eval_rewards/accuracies/longer',
-        'eval_rewards/ece/model',
-      ),
-    ),
-  ):
-    if summary.get(block):
-      rows = {
-        name: {_short(c): f'{row[c]:.1%}' for c in columns if c in row}
-        for name, row in summary[block].items()
-      }
-      console.print(_table(block.replace('_', ' '), rows))
-
-
-def policy_rows(summary: Mapping) -> dict[str, dict[str, str]]:
-  """The headline table: one row a policy, then the head-to-head rows."""
-  metrics, rows = summary['metrics'], {}
-  names = list(summary['policies'])
-  prefix = 'eval_win_rate/'
-  names += [
-    key.removeprefix(prefix)
-    for key in metrics
-    if key.startswith(prefix) and key.endswith('_p_value') and '_vs_' in key
-  ]
-  for name in names:
-    name = name.removesuffix('_p_value')
-    cells = {}
-    for column, key, form in _COLUMNS:
-      values = [metrics.get(k.format(name)) for k in key]
-      if None not in values:
-        cells[column] = form.format(*values)
-    rows[name.replace('_vs_', ' vs ')] = cells
-  return rows
-
-
-_COLUMNS = (
-  ('win rate', ('eval_win_rate/{}',), '{:.1%}'),
-  (
-    '95% CI',
-    ('eval_win_rate/{}_ci_low', 'eval_win_rate/{}_ci_high'),
-    '{:.1%} to {:.1%}',
-  ),
-  ('length-corrected', ('eval_win_rate_lc/{}',), '{:.1%}'),
-  ('harmless', ('eval_harmless_rate/{}',), '{:.1%}'),
-  ('KL to SFT', ('objective/kl/{}',), '{:.2f}'),
-  ('words', ('text/words/{}',), '{:.1f}'),
-  ('repeated 3-grams', ('text/repeated_3grams/{}',), '{:.1%}'),
-)
-
-
-def _short(key: str) -> str:
-  """'eval_rewards/accuracies/model' -> 'accuracies'; 'longer' stays."""
-  return key.removesuffix('/model').split('/')[-1].replace('_', ' ')
-
-
-def _table(title: str, rows: Mapping[str, Mapping[str, str]]):
-  """A rich table; columns that no row fills are left out."""
-  table = rich.table.Table(title=title)
-  columns = dict.fromkeys(c for row in rows.values() for c in row)
-  table.add_column('')
-  for column in columns:
-    table.add_column(column, justify='right')
-  for name, row in rows.items():
-    table.add_row(name, *(row.get(c, '') for c in columns))
-  return table

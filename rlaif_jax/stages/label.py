@@ -21,7 +21,6 @@ from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.evaluators import alignment
 from rlaif_jax.inference import decode
-from rlaif_jax.inference.sampling import SamplingConfig
 from rlaif_jax.labeler import Labeler, preference, prompts
 from rlaif_jax.models import hf, locate, with_options
 from rlaif_jax.rewards.reward_model import decode_responses
@@ -62,38 +61,45 @@ def run(config: ConfigDict, workdir) -> None:
       raise ValueError(
         f"config.source={config.source!r}; use 'labeler' or 'human'"
       )
-    examples = common.load_examples(config.data)
-    pairs = make_pairs_fn(s, config)
+    examples, pairs = make_pairs(s, common.load_examples(config.data))
     judge = make_judge(s, config)
     path = s.workdir / 'labels' / 'preferences.jsonl'
     path.parent.mkdir(exist_ok=True)
-    counts = label_all(s, examples, pairs, judge, path)
+    speed = label_all(s, examples, pairs, judge, path)
     rows = records.read(path)
-    workdir_lib.finish(s.workdir, {**counts, **summarise(rows)})
+    skipped = len(examples) - len(rows)
+    if skipped:
+      common.say(
+        f'{skipped} pairs skipped: identical, too long for the labeler, or '
+        'without a human label'
+      )
+    summary = summarise(rows, config)
+    workdir_lib.finish(s.workdir, {'skipped': skipped, **speed, **summary})
 
 
 def label_all(s, examples, pairs, judge, path) -> dict[str, float]:
-  """Labels what `path` does not hold yet; returns counts and speed."""
-  done = records.done_ids(path)
-  skipped, start, new = 0, time.monotonic(), 0
-  chunks = range(0, len(examples), s.config.chunk)
+  """Labels what `path` does not hold yet; returns how fast that was.
+
+  Rows are written in order, chunk by chunk, so all chunks before that of the
+  last row are done. That one is made again as a whole and what is missing of
+  it written: labels then are those of an uninterrupted run to the last bit,
+  which in batches of other rows they would not be.
+  """
+  done, chunk = records.done_ids(path), s.config.chunk
+  last = max((i for i, e in enumerate(examples) if e.id in done), default=0)
+  new, start = 0, time.monotonic()
   bar = progress.Progress(s.workdir.name, len(examples))
-  for first in chunks:
-    rows = list(enumerate(examples))[first : first + s.config.chunk]
-    todo = [(i, e) for i, e in rows if e.id not in done]
-    paired = pairs(todo) if todo else []
-    different = [e for e in paired if e.pair[0] != e.pair[1]]
+  for first in range(last - last % chunk, len(examples), chunk):
+    rows = list(enumerate(examples[first : first + chunk], first))
+    different = [e for e in pairs(rows) if e.pair[0] != e.pair[1]]
     made = judge(different) if different else []
+    made = [record for record in made if record.id not in done]
     records.append(path, made)
-    skipped += len(todo) - len(made)
     new += len(made)
     bar.update(first + len(rows), {'labels': new})
   bar.close()
   seconds = time.monotonic() - start
-  if skipped:
-    common.say(f'{skipped} pairs skipped (identical or over-long responses)')
   return {
-    'skipped': skipped,
     'time/label_s': seconds,
     'perf/pairs_per_second': new / max(seconds, 1e-9),
   }
@@ -102,27 +108,43 @@ def label_all(s, examples, pairs, judge, path) -> dict[str, float]:
 # -- where pairs come from ----------------------------------------------------
 
 
-def make_pairs_fn(s: common.Session, config: ConfigDict):
-  """pairs([(row, Example)]) -> Examples with `pair` set."""
+def make_pairs(s: common.Session, examples: Sequence[Example]):
+  """(rows to label, pairs([(number, row)]) -> rows with `pair` set).
+
+  Raises:
+    ValueError: a row of the data set without two different responses, or
+      whose prompt is too long to sample from; names the row.
+  """
+  config = s.config
   if config.pairs == 'dataset':
-    return lambda rows: [_require_pair(e) for _, e in rows]
+    for example in examples:
+      _check_pair(example, common.source(config.data))
+    return examples, lambda rows: [e for _, e in rows]
   if config.pairs != 'samples':
     raise ValueError(f"config.pairs={config.pairs!r}; use 'dataset', 'samples'")
   loaded = common.load_policy(config.policy, s)
+  common.check_context(
+    loaded.model, max_prompt=config.max_prompt, max_response=config.max_response
+  )
+  examples = common.fit_prompts(
+    examples,
+    loaded.tokenizer,
+    config.max_prompt,
+    config.data.overflow,
+    common.source(config.data),
+  )
   sample = make_sampler(s, config, loaded)
-  key = jax.random.key(config.seed)
+  keys = jax.random.split(jax.random.key(config.seed))
 
   def pairs(rows):
-    first, second = (
-      sample([e for _, e in rows], [i for i, _ in rows], k)
-      for k in jax.random.split(key)
-    )
+    numbers, prompts = zip(*rows, strict=True)
+    first, second = (sample(prompts, numbers, key) for key in keys)
     return [
       dataclasses.replace(e, pair=(a, b), p_first=None)
-      for (_, e), a, b in zip(rows, first, second, strict=True)
+      for e, a, b in zip(prompts, first, second, strict=True)
     ]
 
-  return pairs
+  return examples, pairs
 
 
 def make_sampler(s: common.Session, config: ConfigDict, loaded: common.Loaded):
@@ -135,16 +157,13 @@ def make_sampler(s: common.Session, config: ConfigDict, loaded: common.Loaded):
   generate = decode.make_generate(
     loaded.model,
     max_new_tokens=config.max_response,
-    sampling=SamplingConfig(**config.sampling.to_dict()),
+    sampling=common.make_sampling(config.sampling),
     eos_ids=loaded.tokenizer.eos_ids,
     pad_id=loaded.tokenizer.pad_id,
   )
 
   def sample(examples: Sequence[Example], row_ids, key) -> list[str]:
     texts = []
-    examples = common.fit_prompts(
-      examples, loaded.tokenizer, config.max_prompt, config.data.overflow
-    )
     for at in range(0, len(examples), size):
       part = list(examples[at : at + size])
       ids = list(row_ids[at : at + size])
@@ -164,13 +183,17 @@ def make_sampler(s: common.Session, config: ConfigDict, loaded: common.Loaded):
   return sample
 
 
-def _require_pair(example: Example) -> Example:
+def _check_pair(example: Example, source: str) -> None:
   if example.pair is None:
     raise ValueError(
-      f'row {example.id} has no pair of responses to compare; set '
-      "config.pairs='samples' or use a data set with pairs"
+      f'{source}: row {example.id} has no pair of responses to compare; set '
+      "config.pairs to 'samples' or use a data set with pairs"
     )
-  return example
+  if example.pair[0] == example.pair[1]:
+    raise ValueError(
+      f'{source}: row {example.id}: its responses are identical, so neither '
+      'can be preferred; remove this row'
+    )
 
 
 # -- who decides --------------------------------------------------------------
@@ -185,8 +208,8 @@ def make_judge(s: common.Session, config: ConfigDict):
       for e, p in zip(rows, human(rows), strict=True)
       if p is not None
     ]
-  labeler = load_labeler(config.labeler, s)
   prompt = prompts.load_prompt(config.labeler.prompt)
+  labeler = load_labeler(config.labeler, s)
 
   def judge(rows: Sequence[Example]) -> list[records.PreferenceRecord]:
     labels = preference.label_pairs(
@@ -263,7 +286,9 @@ def _record(example: Example, p_first: float, human, **kwargs):
 # -- summary ------------------------------------------------------------------
 
 
-def summarise(rows: Sequence[records.PreferenceRecord]) -> dict[str, float]:
+def summarise(
+  rows: Sequence[records.PreferenceRecord], config: ConfigDict
+) -> dict[str, float]:
   """Counts, and alignment and position bias where they can be known."""
   if not rows:
     raise ValueError('no pair could be labelled; see the notes above')
@@ -274,6 +299,7 @@ def summarise(rows: Sequence[records.PreferenceRecord]) -> dict[str, float]:
     result |= alignment.position_bias(
       np.array([r.logprobs_12 for r in judged]),
       np.array([r.logprobs_21 for r in judged]),
+      prompts.load_prompt(config.labeler.prompt).prefers,
     )
   if known:
     result |= alignment.alignment(

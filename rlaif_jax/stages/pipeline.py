@@ -10,12 +10,13 @@ point and started again, it goes on where it was.
 import pathlib
 import statistics
 import time
+from collections.abc import Iterator
 
 import jax
 from ml_collections import ConfigDict
 
 from rlaif_jax import stages
-from rlaif_jax.stages import common
+from rlaif_jax.stages import _report, common
 from rlaif_jax.training import workdir as workdir_lib
 
 
@@ -29,24 +30,57 @@ def default_config() -> ConfigDict:
 
 def run(config: ConfigDict, workdir) -> None:
   """Runs all steps (for all seeds) and shows the last step's table."""
-  root = workdir_lib.open_workdir(
-    workdir, config.to_dict(), ignore=common.RUNTIME_KEYS
-  )
-  if not config.seeds:
-    run_steps(config, root, config.seed)
+  ignore = [f'steps.{n}.{k}' for n in config.steps for k in common.RUNTIME_KEYS]
+  with common.open_run(
+    config, workdir, ignore=(*common.RUNTIME_KEYS, *ignore)
+  ) as root:
+    check_steps(config)
+    if not config.seeds:
+      run_steps(config, root, config.seed)
+    for seed in config.seeds:
+      run_steps(config, root / f'seed_{seed}', seed)
+    finish(config, root)
+
+
+def check_steps(config: ConfigDict) -> None:
+  """Raises ValueError for a step of no stage, or one that needs a later one."""
+  before = []
+  for name, block in config.steps.items():
+    stages.load(block.stage)
+    for key, wanted in _references(block.to_dict(), f'config.steps.{name}'):
+      if wanted not in before:
+        raise ValueError(
+          f'{key}: step:{wanted} is no step before {name!r}; there are: '
+          f'{", ".join(before) or "none"}'
+        )
+    before.append(name)
+  if not before:
+    raise ValueError('config.steps is empty: the pipeline has nothing to do')
+
+
+def _references(value, key: str) -> Iterator[tuple[str, str]]:
+  """(key, NAME) of every 'step:NAME' below `value`."""
+  if isinstance(value, dict):
+    for name, inner in value.items():
+      yield from _references(inner, f'{key}.{name}')
+  elif isinstance(value, str) and value.startswith('step:'):
+    yield key, value.removeprefix('step:')
+
+
+def finish(config: ConfigDict, root: pathlib.Path) -> None:
+  """Leaves the last step's summary in `root`, averaged over the seeds."""
+  if jax.process_index():
     return
-  for seed in config.seeds:
-    run_steps(config, root / f'seed_{seed}', seed)
-  summary = average(
-    [
-      workdir_lib.finished(root / f'seed_{seed}' / list(config.steps)[-1])
-      for seed in config.seeds
-    ]
-  )
+  last = list(config.steps)[-1]
+  if not config.seeds:
+    workdir_lib.finish(root, workdir_lib.finished(root / last))
+    return
+  folders = [root / f'seed_{seed}' / last for seed in config.seeds]
+  summary = average([workdir_lib.finished(folder) for folder in folders])
   workdir_lib.finish(root, summary)
-  evaluate = stages.load('evaluate')
-  common.say('')
-  evaluate.show(summary, title=f'mean of seeds {tuple(config.seeds)}')
+  if config.steps[last].stage == 'evaluate':
+    common.say('')
+    _report.show(summary, title=f'mean of seeds {tuple(config.seeds)}')
 
 
 def run_steps(config: ConfigDict, root: pathlib.Path, seed: int) -> None:

@@ -38,7 +38,7 @@ def default_config() -> ConfigDict:
   c.eval_data = common.data_config('tldr', 'valid')  # human pairs
   c.max_prompt = 1024
   c.max_response = 128
-  c.hard_labels = False  # round the labels to 0 or 1
+  c.hard_labels = False  # labels become 0 or 1, ties stay
   c.batch_size = 128  # pairs
   c.num_microbatches = 1
   c.num_steps = 0  # 0 = num_epochs over the pairs
@@ -60,13 +60,14 @@ def run(config: ConfigDict, workdir) -> None:
       max_prompt=config.max_prompt,
       max_response=config.max_response,
     )
-    train = fit_pairs(s, loaded, load_labels(config), config.data.overflow)
-    human = fit_pairs(
+    train = fit_pairs(
       s,
       loaded,
-      common.load_examples(config.eval_data),
-      config.eval_data.overflow,
+      load_labels(config),
+      config.data.overflow,
+      config.labels or common.source(config.data),
     )
+    human = human_pairs(s, loaded, config.eval_data)
     model, params = fit(s, loaded, train, human)
     summary = evaluate_pairs(s, loaded, model, params, human)
     common.export_model(s, model, params, loaded.tokenizer)
@@ -107,15 +108,33 @@ def preference_file(path: str) -> str:
   return str(folder / 'labels' / 'preferences.jsonl')
 
 
-def fit_pairs(s, loaded, examples: Sequence[Example], overflow: str):
-  """Labelled pairs whose prompt fits; those without a label are left out."""
+def human_pairs(s, loaded, block: ConfigDict) -> list[Example]:
+  """`fit_pairs` of a data block."""
+  return fit_pairs(
+    s,
+    loaded,
+    common.load_examples(block),
+    block.overflow,
+    common.source(block),
+  )
+
+
+def fit_pairs(
+  s, loaded, examples: Sequence[Example], overflow: str, source: str
+) -> list[Example]:
+  """Labelled pairs whose prompt fits; those without a label are left out.
+
+  `overflow` and `source` as in `common.fit_prompts`.
+  """
   labelled = [
     e for e in examples if e.pair is not None and e.p_first is not None
   ]
   if not labelled:
-    raise ValueError('the reward model needs labelled pairs; there are none')
+    raise ValueError(
+      f'{source}: the reward model needs pairs with a label; there are none'
+    )
   return common.fit_prompts(
-    labelled, loaded.tokenizer, s.config.max_prompt, overflow
+    labelled, loaded.tokenizer, s.config.max_prompt, overflow, source
   )
 
 
@@ -139,7 +158,7 @@ def fit(s: common.Session, loaded: common.Loaded, train, human):
     )  # fmt: skip
     pairs = pair_batch(config, loaded, [train[i] for i in rows])
     if config.hard_labels:
-      return dataclasses.replace(pairs, p_first=np.round(pairs.p_first))
+      return dataclasses.replace(pairs, p_first=harden(pairs.p_first))
     return pairs
 
   batches = pipeline.prefetch(batch)
@@ -169,6 +188,11 @@ def fit(s: common.Session, loaded: common.Loaded, train, human):
       * (config.max_prompt + config.max_response),
     )
   return model, state.params
+
+
+def harden(p_first: np.ndarray) -> np.ndarray:
+  """Labels as 0 or 1; a tie stays a tie."""
+  return 0.5 + 0.5 * np.sign(p_first - np.float32(0.5))
 
 
 def pair_batch(config: ConfigDict, loaded: common.Loaded, rows):

@@ -24,8 +24,7 @@ from rlaif_jax.core import masking
 from rlaif_jax.core.types import Rollout
 from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.inference import decode, score
-from rlaif_jax.inference.sampling import SamplingConfig
-from rlaif_jax.stages import common
+from rlaif_jax.stages import _options, common
 from rlaif_jax.training import loop, step, train_state
 from rlaif_jax.training import workdir as workdir_lib
 from rlaif_jax.training.train_state import RunningStats, TrainState
@@ -57,7 +56,9 @@ def default_config() -> ConfigDict:
   )
   c.reward_scaling = 'none'  # or 'running': divide by the running std
   c.algorithm = 'reinforce'  # rlaif_jax/algorithms/<name>.py
-  c.algorithm_config = ConfigDict(dict(beta=0.05))
+  c.algorithm_config = ConfigDict(  # its options
+    dataclasses.asdict(algorithms.load(c.algorithm).Config())
+  )
   c.optimizer = common.optimizer_config(1e-5)
   c.value_optimizer = common.optimizer_config(1e-5)
   c.policy_delay = 0  # first steps in which only the value model learns
@@ -85,11 +86,8 @@ def run(config: ConfigDict, workdir) -> None:
     if s is None:
       return
     loaded = common.load_policy(config.policy, s)
-    examples = common.fit_prompts(
-      common.load_examples(config.data),
-      loaded.tokenizer,
-      config.max_prompt,
-      config.data.overflow,
+    examples = common.load_prompts(
+      config.data, loaded.tokenizer, config.max_prompt
     )
     common.check_context(
       loaded.model,
@@ -121,28 +119,28 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> RLState:
   rollout_fn = decode.make_generate(
     loaded.model,
     max_new_tokens=config.max_response,
-    sampling=SamplingConfig(**config.sampling.to_dict()),
+    sampling=common.make_sampling(config.sampling),
     eos_ids=loaded.tokenizer.eos_ids,
     pad_id=loaded.tokenizer.pad_id,
   )
   update = make_update(config, loaded.model, value_model, txs)
 
   def batch(at: int):
+    """The step's examples (all hosts'), this host's prompts and row ids."""
     rows = pipeline.batch_indices(
-      config.seed, at, config.batch_size, len(examples),
-      process_index=jax.process_index(), process_count=jax.process_count(),
-    )  # fmt: skip
-    chosen = [examples[i] for i in rows]
-    return chosen, transforms.prompt_batch(
-      chosen, loaded.tokenizer, config.max_prompt
+      config.seed, at, config.batch_size, len(examples)
     )
+    ids = common.host_share(config.batch_size)
+    prompts = transforms.prompt_batch(
+      [examples[rows[i]] for i in ids], loaded.tokenizer, config.max_prompt
+    )
+    return [examples[i] for i in rows], (prompts, ids)
 
   batches = pipeline.prefetch(batch)
-  row_ids = common.host_ids(config.batch_size)
 
   def step_fn(state: RLState, at: int):
-    chosen, prompts = batches(at)  # 1
-    prompts = sharding.shard_batch(prompts, s.mesh)
+    chosen, arrays = batches(at)  # 1
+    prompts, row_ids = sharding.shard_batch(arrays, s.mesh)
     rollout = rollout_fn(  # 2
       state.policy.params, prompts, jax.random.fold_in(key, at), row_ids
     )
@@ -200,7 +198,11 @@ def make_update(config: ConfigDict, model, value_model, txs) -> Callable:
   gradients accumulated over `config.num_microbatches`.
   """
   algorithm = algorithms.load(config.algorithm)
-  options = algorithm.Config(**config.algorithm_config.to_dict())
+  options = _options.build(
+    algorithm.Config,
+    config.algorithm_config.to_dict(),
+    'config.algorithm_config',
+  )
   temperature = config.sampling.temperature
 
   def loss_fn(params, batch):

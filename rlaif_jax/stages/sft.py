@@ -16,6 +16,7 @@ from rlaif_jax import sharding
 from rlaif_jax.core import logprobs
 from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.data.datasets import Example
+from rlaif_jax.data.tokenizer import Tokenizer
 from rlaif_jax.stages import common
 from rlaif_jax.training import loop, step, train_state
 from rlaif_jax.training import workdir as workdir_lib
@@ -37,6 +38,7 @@ def default_config() -> ConfigDict:
   c.checkpoint = common.checkpoint_config(every=200)
   c.eval_every = 200
   c.prompt_loss = 0.0  # weight of prompt tokens in the loss
+  c.overlong_response = 'error'  # or 'truncate': cut, without an end token
   c.group_by_length = False  # batches of rows of like length: less padding
   return c
 
@@ -48,12 +50,7 @@ def run(config: ConfigDict, workdir) -> None:
       return
     loaded = common.load_policy(config.model, s)
     train, valid = (
-      common.fit_prompts(
-        common.load_examples(block),
-        loaded.tokenizer,
-        config.max_prompt,
-        block.overflow,
-      )
+      common.load_prompts(block, loaded.tokenizer, config.max_prompt)
       for block in (config.data, config.eval_data)
     )
     fit(s, loaded, train, valid)
@@ -70,7 +67,8 @@ def fit(
   common.check_context(
     model, max_prompt=config.max_prompt, max_response=config.max_response
   )
-  _check_responses(train, config.data.name)
+  for rows, block in ((train, config.data), (valid, config.eval_data)):
+    check_responses(rows, loaded.tokenizer, config, common.source(block))
   num_steps = config.num_steps or max(
     1, config.num_epochs * len(train) // config.batch_size
   )
@@ -91,6 +89,7 @@ def fit(
       config.max_prompt,
       config.max_response,
       pad_to_bucket=config.group_by_length,
+      overflow=config.overlong_response,
     )
 
   evaluate = make_evaluate(s, loaded, valid, jax.jit(loss_fn))
@@ -136,9 +135,11 @@ def make_order(config: ConfigDict, tokenizer, train: Sequence[Example]):
   lengths = [
     len(ids) for ids in tokenizer.encode_batch([e.prompt for e in train])
   ]
-  blocks = np.argsort(lengths, kind='stable')[: count - count % size]
+  order = np.argsort(lengths, kind='stable')
+  # The first block is filled up with the shortest rows, twice the least work.
+  order = np.concatenate([np.resize(order, -count % size), order])
   # Strided over hosts, so that each has texts of the same lengths.
-  blocks = blocks.reshape(-1, size)[
+  blocks = order.reshape(-1, size)[
     :, jax.process_index() :: jax.process_count()
   ]
 
@@ -207,20 +208,47 @@ def make_evaluate(s, loaded, valid, loss_fn):
         config.max_prompt,
         config.max_response,
         row_weights=weights,
+        overflow=config.overlong_response,
       )
-      tokens = int(batch.loss_mask.sum())
-      loss, _ = loss_fn(state.params, sharding.shard_batch(batch, s.mesh), None)
-      total, count = total + float(loss) * tokens, count + tokens
+      batch = sharding.shard_batch(batch, s.mesh)
+      loss, metrics = loss_fn(state.params, batch, None)
+      weight = float(metrics['weight'])
+      total, count = total + float(loss) * weight, count + weight
     mean = total / max(count, 1)
     return {'eval/loss': mean, 'eval/perplexity': float(jnp.exp(mean))}
 
   return evaluate
 
 
-def _check_responses(examples: Sequence[Example], name: str) -> None:
+def check_responses(
+  examples: Sequence[Example],
+  tokenizer: Tokenizer,
+  config: ConfigDict,
+  source: str,
+) -> None:
+  """Raises ValueError naming a row that has no response, or too long a one."""
   for example in examples:
     if not example.response:
       raise ValueError(
-        f'{name}: row {example.id} has no response to learn from; SFT needs '
+        f'{source}: row {example.id} has no response to learn from; SFT needs '
         "the column 'response' (or 'summary', 'chosen')"
+      )
+  if config.overlong_response not in ('error', 'truncate'):
+    raise ValueError(
+      f'config.overlong_response={config.overlong_response!r}; use '
+      "'error' or 'truncate'"
+    )
+  if config.overlong_response == 'truncate':
+    return
+  encoded = transforms.continuation_ids(
+    [e.response for e in examples],
+    tokenizer,
+    [e.separator for e in examples],
+  )
+  for example, ids in zip(examples, encoded, strict=True):
+    if len(ids) > config.max_response:
+      raise ValueError(
+        f'{source}: row {example.id}: its response has {len(ids)} tokens with '
+        f'the end token, more than max_response={config.max_response}; raise '
+        "config.max_response or set config.overlong_response to 'truncate'"
       )

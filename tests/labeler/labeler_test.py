@@ -1,6 +1,12 @@
 """The Labeler: batches, boundaries, order and errors."""
 
 import dataclasses
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -151,6 +157,33 @@ def test_the_mesh_changes_nothing(labeler):
       labeler, params=jax.device_put(labeler.params, where)
     ).score_texts(texts, SCORES)
   np.testing.assert_allclose(many, one, atol=1e-5)
+
+
+def run_processes(repo, count):
+  """What each of `count` processes gives for the same texts."""
+  with socket.socket() as s:
+    s.bind(('localhost', 0))
+    port = s.getsockname()[1]
+  script = str(pathlib.Path(__file__).with_name('one_process.py'))
+  running = [
+    subprocess.Popen(
+      [sys.executable, script, str(port), str(count), str(index)],
+      env={**os.environ, 'PYTHONPATH': str(repo)},
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(count)
+  ]
+  lines = [process.communicate(timeout=180)[0] for process in running]
+  return [np.array(json.loads(line.splitlines()[-1])) for line in lines]
+
+
+@pytest.mark.slow
+@pytest.mark.multidevice
+def test_every_process_gets_all_results(repo):
+  (one,) = run_processes(repo, 1)
+  for many in run_processes(repo, 2):
+    np.testing.assert_allclose(many, one, atol=1e-5)
 
 
 def test_a_prompt_that_is_too_long_is_named(labeler):

@@ -1,4 +1,4 @@
-"""Dialogues with a preferred and a rejected last answer (paper.md 5.3).
+"""Dialogues with a preferred and a rejected last answer (Anthropic HH).
 
 Anthropic's hh-rlhf and sets in its form: whole transcripts `chosen` and
 `rejected` that share all but the last assistant turn, or rows with `prompt`,
