@@ -54,17 +54,17 @@ def sft():
   common.tiny_data(c.data, 'train', 8192)
   common.tiny_data(c.eval_data, 'test', 128)
   common.tiny_lengths(c)
-  c.batch_size, c.num_steps = 64, 256
+  c.batch_size, c.num_steps = 64, 200
   _optimizer(c.optimizer, 1e-3)
   c.optimizer.schedule = 'linear'
-  c.eval_every = c.checkpoint.every = 128
+  c.eval_every = c.checkpoint.every = 100
   return c
 
 
 def labels(labeler: str):
   """Two SFT samples a prompt, compared by a labeler or the simulated human."""
   c = stages.load('label').default_config()
-  common.tiny_data(c.data, 'rl', 3072)
+  common.tiny_data(c.data, 'rl', 2048)
   c.pairs, c.policy.path = 'samples', 'step:sft'
   common.tiny_lengths(c)
   c.source = 'labeler' if labeler else 'human'
@@ -79,8 +79,8 @@ def reward(source: str):
   c.model.path, c.labels = 'step:sft', f'step:{source}'
   common.tiny_data(c.eval_data, 'test_preferences', 512)
   common.tiny_lengths(c)
-  c.batch_size, c.num_epochs = 64, 3
-  _optimizer(c.optimizer, 5e-4)
+  c.batch_size, c.num_epochs = 64, 2
+  _optimizer(c.optimizer, 1e-3)
   c.optimizer.schedule = 'linear'
   return c
 
@@ -92,7 +92,7 @@ def rl(reward_step: str):
   c.reward.path = f'step:{reward_step}'
   common.tiny_data(c.data, 'rl', 4096)
   common.tiny_lengths(c)
-  c.batch_size, c.num_steps = 64, 150
+  c.batch_size, c.num_steps = 64, 100
   _optimizer(c.optimizer, 3e-4)
   _optimizer(c.value_optimizer, 1e-3)
   c.checkpoint.every = 50

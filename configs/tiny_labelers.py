@@ -15,19 +15,20 @@ from configs import common
 from rlaif_jax import stages
 from rlaif_jax.stages import tiny_labeler
 
-# width, MLP width, layers, heads, steps
+# width, MLP width, layers, heads, steps as base, steps as labeler
 SIZES = {
-  'xs': (64, 192, 2, 2, 2500),
-  's': (96, 256, 3, 3, 2000),
-  'l': (128, 384, 4, 4, 2000),
+  'xs': (96, 256, 2, 3, 1000, 400),
+  's': (96, 256, 3, 3, 500, 1000),
+  'l': (112, 320, 4, 4, 500, 2000),
 }
 
 
 def get_config(arg: str = ''):
   """Config of one size: `size=xs|s|l`; `smoke` for a few steps."""
   args = common.parse_arg(arg, size='xs', smoke=False)
-  base = step(args['size'], tiny_labeler.BASE_MIX, steps=600)
-  labeler = step(args['size'], tiny_labeler.LABELER_MIX)
+  *shape, base_steps, labeler_steps = SIZES[args['size']]
+  base = step(shape, tiny_labeler.BASE_MIX, base_steps)
+  labeler = step(shape, tiny_labeler.LABELER_MIX, labeler_steps)
   labeler.model.path = 'step:base'
   c = stages.load('pipeline').default_config()
   c.steps = ConfigDict({'base': base, 'labeler': labeler}, sort_keys=False)
@@ -38,9 +39,9 @@ def get_config(arg: str = ''):
   return c
 
 
-def step(size: str, mix, steps: int = 0):
+def step(shape, mix, steps: int):
   """One training step of the pipeline, on the texts of `mix`."""
-  width, mlp, layers, heads, labeler_steps = SIZES[size]
+  width, mlp, layers, heads = shape
   c = tiny_labeler.default_config()
   c.mix = ConfigDict(dict(mix), sort_keys=False)
   c.architecture.hidden_size = width
@@ -50,7 +51,7 @@ def step(size: str, mix, steps: int = 0):
   c.architecture.num_key_value_heads = heads
   c.architecture.rope_theta = 100000.0
   c.max_prompt, c.max_response = 480, 48
-  c.batch_size, c.num_steps = 32, steps or labeler_steps
+  c.batch_size, c.num_steps = 32, steps
   c.num_texts = min(120000, c.batch_size * c.num_steps)
   c.optimizer.name = 'muon'
   c.optimizer.learning_rate = 3e-3

@@ -22,11 +22,22 @@ _DISTRIBUTED = flags.DEFINE_bool(
 
 # What a person can mend: bad input, bad config, a workdir in use. Anything
 # else is a fault of the program and keeps its traceback.
-_USER_ERRORS = (
+USER_ERRORS = (
   ValueError,
   FileNotFoundError,
   PermissionError,
   FloatingPointError,
+  OSError,
+)
+
+
+# What a flag can be wrong by, in the words of absl and ml_collections.
+FLAG_ERRORS = (
+  flags.Error,
+  AttributeError,
+  KeyError,
+  TypeError,
+  ValueError,
   OSError,
 )
 
@@ -48,14 +59,7 @@ def _parse(argv):
   """Parses flags; an unknown or mistyped config field is one line, exit 1."""
   try:
     return flags.FLAGS(argv)
-  except (
-    flags.Error,
-    AttributeError,
-    KeyError,
-    TypeError,
-    ValueError,
-    OSError,
-  ) as error:
+  except FLAG_ERRORS as error:
     print(f'error: {explain(error)}', file=sys.stderr)
     sys.exit(1)
 
@@ -83,7 +87,7 @@ def _main(argv) -> None:
   config = _CONFIG.value
   try:
     stages.load(config.stage).run(config, _WORKDIR.value)
-  except _USER_ERRORS as error:
+  except USER_ERRORS as error:
     if config.debug:
       raise
     _fail(error)

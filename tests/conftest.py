@@ -1,5 +1,6 @@
 """Shared test set-up: eight fake CPU devices, strict numerics, fixtures."""
 
+import functools
 import os
 import pathlib
 
@@ -36,3 +37,74 @@ def shared_data() -> pathlib.Path:
   if not path.is_dir():
     pytest.skip('the real-data folder ../shared/data is absent')
   return path
+
+
+@pytest.fixture(scope='module')
+def one_device():
+  """Stages run on one device, however many the process has."""
+  from rlaif_jax import sharding
+
+  make_mesh = functools.partial(sharding.make_mesh, devices=jax.devices()[:1])
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(sharding, 'make_mesh', make_mesh)
+    yield
+
+
+@pytest.fixture(scope='session')
+def make_model(tmp_path_factory):
+  """make_model(seed, positions) -> folder of a random two-layer Llama.
+
+  It reads and writes the tiny world's tokens, and is small enough to run
+  whole stages in seconds.
+  """
+  from rlaif_jax import models
+  from rlaif_jax.data.tokenizer import load_tokenizer
+  from rlaif_jax.models import hf, locate
+
+  tokenizer = load_tokenizer(locate.resolve('tiny:tokenizer'))
+
+  @functools.cache
+  def make(seed=0, positions=512):
+    model = models.build(
+      dict(
+        model_type='llama',
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=positions,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_id,
+      )
+    )
+    params = jax.jit(model.init)(jax.random.key(seed))
+    # As initialised, every token would be as likely whatever the text.
+    params['embed'] = jax.tree.map(lambda x: 4.0 * x, params['embed'])
+    params['layers'] = jax.tree.map(lambda x: 3.0 * x, params['layers'])
+    path = tmp_path_factory.mktemp('models') / f'model_{seed}_{positions}'
+    hf.save(path, model, params, tokenizer)
+    return str(path)
+
+  return make
+
+
+@pytest.fixture(scope='session')
+def tiny_model(make_model):
+  """Folder of such a model."""
+  return make_model()
+
+
+@pytest.fixture(scope='session')
+def tiny_reward_model(tiny_model, tmp_path_factory):
+  """Folder of a reward model with that trunk."""
+  from rlaif_jax.data.tokenizer import load_tokenizer
+  from rlaif_jax.models import heads, hf
+
+  trunk, params = hf.load(tiny_model)
+  model = heads.ScalarModel(trunk)
+  path = tmp_path_factory.mktemp('models') / 'reward_model'
+  params = model.init_from(params, jax.random.key(0))
+  hf.save(path, model, params, load_tokenizer(tiny_model))
+  return str(path)

@@ -95,6 +95,13 @@ def load_reward_model(
   return _load(reader, ScalarModel(trunk), dtype, mesh)
 
 
+def describe(path: str | pathlib.Path) -> Model:
+  """The model of a folder, of either kind, without its parameters."""
+  reader = safetensors_io.Reader(_folder(path))
+  trunk = LanguageModel(_model_config(reader))
+  return ScalarModel(trunk) if _SCORE in reader.shapes else trunk
+
+
 def save(
   path: str | pathlib.Path,
   model: Model,

@@ -208,7 +208,6 @@ class Attention(nn.Module):
       project('value', c.num_kv_heads, 'kv_heads'),
     )
 
-
   def _norm(self, x: Array, axis: str) -> Array:
     """Queries or keys normed as `qk_norm` says; heads lie along `axis`."""
     kind = self.config.qk_norm

@@ -52,9 +52,7 @@ class Tensor:
   def factors(self) -> list[list[str]]:
     """The names that each axis of the source merges, for this part."""
     terms = [axis.split('+') for axis in self.source.split()]
-    return [
-      (t[self.part] if len(t) > 1 else t[0]).split('*') for t in terms
-    ]
+    return [(t[self.part] if len(t) > 1 else t[0]).split('*') for t in terms]
 
   def axes(self) -> list[str]:
     """Axis names of the parameter, without L."""

@@ -110,7 +110,10 @@ def write(
   def fetch(key):
     return tensors.write(
       [
-        (places[path], sharding.to_host(leaves[path][at] if at else leaves[path]))
+        (
+          places[path],
+          sharding.to_host(leaves[path][at] if at else leaves[path]),
+        )
         for path, at in parts[key]
       ]
     )

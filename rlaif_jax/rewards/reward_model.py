@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rlaif_jax import sharding
 from rlaif_jax.core.types import Rollout

@@ -88,7 +88,7 @@ def _run(s: common.Session) -> None:
     samples=samples,
     baseline=config.baseline,
     scores=scores,
-    kl=divergence,
+    kl={n: x for n, x in divergence.items() if x is not None},
   )
   summary = {
     'baseline': config.baseline,
@@ -190,7 +190,8 @@ def load_prompts(config: ConfigDict) -> list[Example]:
 def sample(s, name: str, path: str, examples: Sequence[Example]):
   """(responses, mean sequence KL to the baseline); kept in `samples/<name>`.
 
-  A restart reads what was sampled before.
+  A restart reads what was sampled before. The KL is None where the baseline
+  has other tokens, and so no probability of these ones.
   """
   file = s.workdir / 'samples' / f'{name}.json'
   if file.is_file():
@@ -209,6 +210,7 @@ def sample(s, name: str, path: str, examples: Sequence[Example]):
     eos_ids=loaded.tokenizer.eos_ids,
     pad_id=loaded.tokenizer.pad_id,
   )
+  same_tokens = loaded.tokenizer.fingerprint == reference.tokenizer.fingerprint
   divergence = make_divergence(loaded, reference, config.sampling.temperature)
   key, size = jax.random.key(config.seed), config.batch_size
   texts, divergences = [], []
@@ -223,12 +225,10 @@ def sample(s, name: str, path: str, examples: Sequence[Example]):
       np.arange(at, at + size, dtype=np.int32),
     )
     texts += decode_responses(rollout, loaded.tokenizer)[: len(part)]
-    divergences.append(
-      sharding.to_host(divergence(loaded.params, reference.params, rollout))[
-        : len(part)
-      ]
-    )
-  mean = float(np.concatenate(divergences).mean())
+    if same_tokens:
+      found = divergence(loaded.params, reference.params, rollout)
+      divergences.append(sharding.to_host(found)[: len(part)])
+  mean = float(np.concatenate(divergences).mean()) if divergences else None
   file.parent.mkdir(exist_ok=True)
   workdir_lib.write_json_atomic(file, {'kl': mean, 'responses': texts})
   return texts, mean

@@ -212,9 +212,10 @@ def make_loss(model):
   def loss_fn(params, batch, key):
     del key
     scores_1, scores_2 = score_pairs(model, params, batch)
-    return losses.soft_preference(
+    loss, metrics = losses.soft_preference(
       scores_1, scores_2, batch.p_first, batch.weight
     )
+    return loss, {'loss/reward': loss, **metrics}
 
   return loss_fn
 

@@ -135,9 +135,11 @@ def make_order(config: ConfigDict, tokenizer, train: Sequence[Example]):
   lengths = [
     len(ids) for ids in tokenizer.encode_batch([e.prompt for e in train])
   ]
-  order = np.argsort(lengths, kind='stable')
-  # The first block is filled up with the shortest rows, twice the least work.
-  order = np.concatenate([np.resize(order, -count % size), order])
+  # The shortest rows come twice where rows do not fill the last block.
+  places = np.append(
+    np.arange(count), np.resize(np.arange(count), -count % size)
+  )
+  order = np.argsort(lengths, kind='stable')[np.sort(places)]
   # Strided over hosts, so that each has texts of the same lengths.
   blocks = order.reshape(-1, size)[
     :, jax.process_index() :: jax.process_count()

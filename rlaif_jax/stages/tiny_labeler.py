@@ -29,22 +29,22 @@ from rlaif_jax.stages import common, sft
 # '*_text' for responses, 'summary_check' for statements against the text.
 BASE_MIX = {'summary_text': 0.7, 'dialogue_text': 0.3}
 LABELER_MIX = {
-  'summary_base': 0.28,
+  'summary_base': 0.26,
   'summary_score': 0.20,
-  'summary_check': 0.12,
+  'summary_check': 0.20,
   'summary_detailed': 0.03,
   'summary_text': 0.08,
-  'helpful_base': 0.08,
+  'helpful_base': 0.06,
   'helpful_score': 0.04,
-  'harmless_base': 0.08,
-  'harmless_score': 0.04,
-  'dialogue_text': 0.05,
+  'harmless_base': 0.06,
+  'harmless_score': 0.03,
+  'dialogue_text': 0.04,
 }
 KINDS = tuple(LABELER_MIX)  # the place of a kind here seeds its rows
 
 _CHECK = (
-  'Read the text and its SUMMARY, then say right or wrong for each statement.\n\n'
-  '{text}\n\nSUMMARY: {response}\n\nCHECK:'
+  'Read the text and its SUMMARY, then say right or wrong for each statement.'
+  '\n\n{text}\n\nSUMMARY: {response}\n\nCHECK:'
 )
 
 

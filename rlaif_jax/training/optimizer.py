@@ -167,7 +167,7 @@ def _rule(config: OptimizerConfig) -> list[optax.GradientTransformation]:
 
 
 def _kernel_axes(params: Any) -> Any:
-  """Input and output axes of the scanned layers' kernels [L, ...]; else None."""
+  """Input and output axes of the scanned layers' kernels; None elsewhere."""
 
   def axes(path, leaf):
     names = [jax.tree_util.keystr((k,), simple=True) for k in path]

@@ -56,10 +56,248 @@ GPT_NEO = dict(
   max_position_embeddings=64,
   **IDS,
 )
+GPT_NEOX = dict(
+  vocab_size=VOCAB,
+  hidden_size=32,
+  intermediate_size=48,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  max_position_embeddings=64,
+  **IDS,
+)
+OPT = dict(
+  vocab_size=VOCAB,
+  hidden_size=32,
+  ffn_dim=48,
+  num_hidden_layers=2,
+  num_attention_heads=4,
+  max_position_embeddings=64,
+  **IDS,
+)
+OPT_350M = dict(OPT, do_layer_norm_before=False, word_embed_proj_dim=16)
+GEMMA3 = dict(
+  LLAMA,
+  num_hidden_layers=3,
+  head_dim=12,
+  query_pre_attn_scalar=24,
+  sliding_window=4,
+)
+LINEAR_ROPE = dict(rope_type='linear', factor=4.0)
+
+
+def local_and_global(**scaling):
+  """Rope keys of Gemma 3 in the form of transformers 5."""
+  return dict(
+    sliding_attention=dict(rope_type='default', rope_theta=100.0),
+    full_attention=dict(rope_type='default', rope_theta=5000.0) | scaling,
+  )
 
 
 def causal_lms():
-  """{name: (model, config keys of the older form or None)}."""
+  """{name: (model, config, keys of the older form or None)}."""
+  return older_families() | newer_families()
+
+
+def newer_families():
+  """Those that the first ones of this project did not have."""
+  return {
+    'gpt_neox': (
+      hf.GPTNeoXForCausalLM,
+      hf.GPTNeoXConfig(**GPT_NEOX, rotary_pct=0.5),
+      None,
+    ),
+    'gpt_neox_serial': (
+      hf.GPTNeoXForCausalLM,
+      hf.GPTNeoXConfig(
+        **GPT_NEOX,
+        rotary_pct=0.25,
+        rotary_emb_base=50,
+        use_parallel_residual=False,
+        attention_bias=False,
+        hidden_act='gelu_fast',
+        tie_word_embeddings=True,
+      ),
+      dict(rotary_pct=0.25, rotary_emb_base=50, rope_scaling=None),
+    ),
+    'opt': (hf.OPTForCausalLM, hf.OPTConfig(**OPT), None),
+    'opt_350m': (hf.OPTForCausalLM, hf.OPTConfig(**OPT_350M), None),
+    'opt_bare': (
+      hf.OPTForCausalLM,
+      hf.OPTConfig(
+        **OPT,
+        enable_bias=False,
+        layer_norm_elementwise_affine=False,
+        activation_function='gelu',
+        tie_word_embeddings=False,
+      ),
+      None,
+    ),
+    'mistral': (
+      hf.MistralForCausalLM,
+      hf.MistralConfig(**LLAMA, head_dim=12, sliding_window=4),
+      dict(rope_theta=10000.0),
+    ),
+    'mistral_global': (
+      hf.MistralForCausalLM,
+      hf.MistralConfig(**LLAMA, sliding_window=None, tie_word_embeddings=True),
+      None,
+    ),
+    'qwen2': (
+      hf.Qwen2ForCausalLM,
+      hf.Qwen2Config(**LLAMA, tie_word_embeddings=True),
+      dict(
+        rope_theta=10000.0,
+        layer_types=...,
+        sliding_window=32,
+        max_window_layers=2,
+      ),
+    ),
+    'qwen2_window': (
+      hf.Qwen2ForCausalLM,
+      hf.Qwen2Config(
+        **LLAMA, use_sliding_window=True, sliding_window=4, max_window_layers=1
+      ),
+      None,
+    ),
+    'qwen3': (
+      hf.Qwen3ForCausalLM,
+      hf.Qwen3Config(**LLAMA, head_dim=12, attention_bias=True),
+      None,
+    ),
+    'qwen3_window': (
+      hf.Qwen3ForCausalLM,
+      hf.Qwen3Config(
+        **LLAMA,
+        head_dim=8,
+        tie_word_embeddings=True,
+        use_sliding_window=True,
+        sliding_window=4,
+        max_window_layers=1,
+        rope_parameters=LLAMA3_ROPE,
+      ),
+      dict(
+        rope_theta=1000.0,
+        rope_scaling={
+          k: v for k, v in LLAMA3_ROPE.items() if k != 'rope_theta'
+        },
+        layer_types=...,
+      ),
+    ),
+    'gemma': (
+      hf.GemmaForCausalLM,
+      hf.GemmaConfig(**dict(LLAMA, num_key_value_heads=1), head_dim=12),
+      dict(rope_theta=10000.0, hidden_act='gelu', hidden_activation=None),
+    ),
+    'gemma2': (
+      hf.Gemma2ForCausalLM,
+      hf.Gemma2Config(
+        **LLAMA,
+        head_dim=12,
+        query_pre_attn_scalar=24,
+        sliding_window=4,
+        attn_logit_softcapping=5.0,
+        final_logit_softcapping=10.0,
+      ),
+      dict(rope_theta=10000.0, layer_types=..., cache_implementation='hybrid'),
+    ),
+    'gemma2_uncapped': (
+      hf.Gemma2ForCausalLM,
+      hf.Gemma2Config(
+        **LLAMA,
+        head_dim=8,
+        query_pre_attn_scalar=10,
+        layer_types=['full_attention', 'sliding_attention'],
+        sliding_window=5,
+        attn_logit_softcapping=None,
+        final_logit_softcapping=None,
+        attention_bias=True,
+        tie_word_embeddings=False,
+        hidden_activation='gelu',
+      ),
+      None,
+    ),
+    'gemma3_text': (
+      hf.Gemma3ForCausalLM,
+      hf.Gemma3TextConfig(
+        **GEMMA3,
+        layer_types=[
+          'sliding_attention',
+          'full_attention',
+          'sliding_attention',
+        ],
+        rope_parameters=local_and_global(),
+        final_logit_softcapping=10.0,
+      ),
+      None,
+    ),
+    'gemma3_text_linear': (
+      hf.Gemma3ForCausalLM,
+      hf.Gemma3TextConfig(
+        **GEMMA3,
+        sliding_window_pattern=2,
+        rope_parameters=local_and_global(**LINEAR_ROPE),
+      ),
+      dict(
+        rope_theta=5000.0,
+        rope_local_base_freq=100.0,
+        rope_scaling=LINEAR_ROPE,
+        layer_types=...,
+        sliding_window_pattern=2,
+      ),
+    ),
+    'phi': (hf.PhiForCausalLM, hf.PhiConfig(**LLAMA), None),
+    'phi_norms': (
+      hf.PhiForCausalLM,
+      hf.PhiConfig(
+        **dict(LLAMA, num_key_value_heads=4),
+        qk_layernorm=True,
+        partial_rotary_factor=0.25,
+        tie_word_embeddings=True,
+      ),
+      dict(rope_theta=10000.0, rope_scaling=None, partial_rotary_factor=0.25),
+    ),
+    'phi3': (
+      hf.Phi3ForCausalLM,
+      hf.Phi3Config(**LLAMA, partial_rotary_factor=0.75),
+      None,
+    ),
+    'phi3_window': (
+      hf.Phi3ForCausalLM,
+      hf.Phi3Config(
+        **dict(LLAMA, num_key_value_heads=4),
+        sliding_window=5,
+        tie_word_embeddings=True,
+      ),
+      dict(rope_theta=10000.0, rope_scaling=None),
+    ),
+    'olmo2': (hf.Olmo2ForCausalLM, hf.Olmo2Config(**LLAMA), None),
+    'olmo2_biases': (
+      hf.Olmo2ForCausalLM,
+      hf.Olmo2Config(
+        **dict(LLAMA, num_key_value_heads=4),
+        attention_bias=True,
+        tie_word_embeddings=True,
+      ),
+      dict(rope_theta=10000.0, rope_scaling=None),
+    ),
+    'stablelm': (hf.StableLmForCausalLM, hf.StableLmConfig(**LLAMA), None),
+    'stablelm_parallel': (
+      hf.StableLmForCausalLM,
+      hf.StableLmConfig(
+        **LLAMA,
+        use_qkv_bias=True,
+        qk_layernorm=True,
+        use_parallel_residual=True,
+        partial_rotary_factor=0.5,
+        tie_word_embeddings=True,
+      ),
+      dict(rope_theta=10000.0, rope_scaling=None, partial_rotary_factor=0.5),
+    ),
+  }
+
+
+def older_families():
+  """GPT-2, GPT-Neo and Llama."""
   return {
     'gpt2': (hf.GPT2LMHeadModel, hf.GPT2Config(**GPT2), None),
     'gpt_neo': (hf.GPTNeoForCausalLM, hf.GPTNeoConfig(**GPT_NEO), None),
@@ -103,6 +341,26 @@ def reward_models():
       hf.LlamaForSequenceClassification,
       hf.LlamaConfig(**LLAMA, **one),
     ),
+    'gpt_neox_reward': (
+      hf.GPTNeoXForSequenceClassification,
+      hf.GPTNeoXConfig(**GPT_NEOX, **one),
+    ),
+    'opt_350m_reward': (
+      hf.OPTForSequenceClassification,
+      hf.OPTConfig(**OPT_350M, **one),
+    ),
+    'gemma3_text_reward': (
+      hf.Gemma3TextForSequenceClassification,
+      hf.Gemma3TextConfig(**GEMMA3, **one),
+    ),
+    'phi_reward': (
+      hf.PhiForSequenceClassification,
+      hf.PhiConfig(**LLAMA, **one),
+    ),
+    'phi3_reward': (
+      hf.Phi3ForSequenceClassification,
+      hf.Phi3Config(**LLAMA, **one),
+    ),
   }
 
 
@@ -110,11 +368,12 @@ def reward_models():
 def randomise(model, seed):
   """Weights large enough that a wrong detail shows; biases not zero."""
   generator = torch.Generator().manual_seed(seed)
+  less_one = 'gemma' in model.config.model_type  # how it stores norm scales
   for name, p in model.named_parameters():
     noise = torch.randn(p.shape, generator=generator)
     if p.ndim == 1:
       is_scale = name.endswith('weight')
-      p.copy_(1 + 0.3 * noise if is_scale else 0.3 * noise)
+      p.copy_(0.3 * noise + (1 if is_scale and not less_one else 0))
     elif 'wte' in name or 'wpe' in name or 'embed' in name:
       p.copy_(0.7 * noise)
     else:
@@ -141,7 +400,10 @@ def rows():
 
 
 def save(name, model, older, arrays):
-  """Writes a fixture; `older` replaces transformers 5's rope keys."""
+  """Writes a fixture; `older` replaces transformers 5's rope keys.
+
+  A value of `...` in it removes a key.
+  """
   folder = FOLDER / name
   model.save_pretrained(folder)
   if older is not None:
@@ -150,7 +412,8 @@ def save(name, model, older, arrays):
     config.pop('rope_parameters')
     config['torch_dtype'] = config.pop('dtype')
     config['transformers_version'] = '4.46.0'
-    path.write_text(json.dumps(config | older, indent=2, sort_keys=True) + '\n')
+    config = {k: v for k, v in (config | older).items() if v is not ...}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + '\n')
   (folder / 'model.safetensors').chmod(0o644)
   np.savez_compressed(folder / 'reference.npz', **arrays)
 
@@ -188,6 +451,7 @@ def main(only):
   """Writes the named fixtures, or all."""
   for i, (name, (cls, config, older)) in enumerate(causal_lms().items()):
     if not only or name in only:
+      print(name, end=' ', flush=True)
       model = cls(config).eval()
       save(name, model, older, language_arrays(model, 1000 * i))
   for i, (name, (cls, config)) in enumerate(reward_models().items()):

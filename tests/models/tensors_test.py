@@ -28,6 +28,12 @@ CASES = {
     (H * 3 * h, D),
     lambda x: x.reshape(H, 3, h, D)[:, 2].transpose(2, 0, 1),
   ),
+  'fused_unequal': (
+    Tensor('w', 'H*h+K*h+K*h D', 'D K h', part=1, dims=(('H', H),)),
+    (D, K, h),
+    ((H + 2 * K) * h, D),
+    lambda x: x[H * h : (H + K) * h].reshape(K, h, D).transpose(2, 0, 1),
+  ),
   'one_row': (Tensor('w', '1 D', 'D'), (D,), (1, D), lambda x: x[0]),
   'one_number': (Tensor('w', '1', ''), (), (1,), lambda x: x[0]),
 }
@@ -105,6 +111,22 @@ def test_write_fused(source):
   np.testing.assert_array_equal(tensors.write(parts), data)
 
 
+def test_write_fused_of_unequal_sizes():
+  data = np.random.default_rng(0).normal(size=(D, (H + 2 * K) * h))
+  dims = (('H', H), ('K', K), ('h', h))
+  parts = []
+  for i, heads in enumerate('HKK'):
+    source = 'D H*h+K*h+K*h'
+    tensor = Tensor('w', source, f'D {heads} h', part=i, dims=dims)
+    shape = (D, dict(dims)[heads], h)
+    value = tensors.read(tensor, shape, (slice(None),) * 3, lambda w: data[w])
+    assert value.shape == shape
+    parts.append((tensor, value))
+  np.testing.assert_array_equal(parts[2][1].ravel(), data[:, -K * h :].ravel())
+  np.testing.assert_array_equal(tensors.write(parts), data)
+
+
 def test_keys():
+  assert Tensor('h.{}.n.{}').keys(1, 2, 5) == ['h.0.n.0', 'h.0.n.1']
   assert Tensor('h.{}.w').keys(2) == ['h.0.w', 'h.1.w']
   assert Tensor('w').keys(2) == ['w']

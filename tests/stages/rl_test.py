@@ -12,7 +12,7 @@ from rlaif_jax.core.types import PromptBatch
 from rlaif_jax.data.tokenizer import load_tokenizer
 from rlaif_jax.inference import decode, score
 from rlaif_jax.inference.sampling import SamplingConfig
-from rlaif_jax.models import locate
+from rlaif_jax.models import heads, locate
 from rlaif_jax.stages import common, rl
 
 B, P, R = 8, 6, 5
@@ -54,8 +54,13 @@ def make_config(**overrides):
   return c
 
 
-def step_on(world, devices, config, scores, mesh_shape=None):
-  """One RL step on `devices`: (rollout, new state, metrics, reference)."""
+def step_on(
+  world, devices, config, scores, mesh_shape=None, start=lambda state: state
+):
+  """One RL step on `devices`: (rollout, new state, metrics, reference).
+
+  `start` may change the state before the step.
+  """
   loaded, prompts = world
   shape = mesh_shape or dict(data=1, fsdp=len(devices), tensor=1)
   mesh = sharding.make_mesh(shape, devices)
@@ -74,11 +79,12 @@ def step_on(world, devices, config, scores, mesh_shape=None):
     value_model, state, reference = rl.init_state(
       s, here, txs, jax.random.key(1)
     )
+    state = start(state)
     generate = decode.make_generate(
       loaded.model,
       max_new_tokens=R,
       sampling=SamplingConfig(**config.sampling.to_dict()),
-      eos_ids=(loaded.tokenizer.eos_id,),
+      eos_ids=loaded.tokenizer.eos_ids,
       pad_id=loaded.tokenizer.pad_id,
     )
     rollout = generate(
@@ -96,8 +102,18 @@ def step_on(world, devices, config, scores, mesh_shape=None):
 SCORES = np.linspace(-1.0, 1.0, B)
 
 
-def test_first_step_has_no_kl_and_sampler_agrees(world):
-  _, _, metrics, _ = step_on(world, jax.devices()[:1], make_config(), SCORES)
+@pytest.fixture(scope='module')
+def base(world):
+  """The step on one device with the default options."""
+  return step_on(world, jax.devices()[:1], make_config(), SCORES)
+
+
+def largest(tree):
+  return max(np.abs(x).max() for x in jax.tree.leaves(tree))
+
+
+def test_first_step_has_no_kl_and_sampler_agrees(base):
+  _, _, metrics, _ = base
   assert abs(metrics['objective/kl']) < 1e-5
   assert metrics['val/sampler_gap'] < 1e-4
   np.testing.assert_allclose(
@@ -105,20 +121,65 @@ def test_first_step_has_no_kl_and_sampler_agrees(world):
   )
 
 
-def test_zero_advantage_leaves_the_policy_alone(world):
-  """Equal scores, a perfect value model, no KL: nothing to learn from."""
+def test_metrics_follow_the_conventions(base):
+  rollout, state, metrics, _ = base
+  assert {
+    'objective/kl', 'objective/entropy', 'objective/scores',
+    'objective/rlhf_reward', 'objective/non_score_reward', 'loss/policy_avg',
+    'loss/value_avg', 'val/response_length', 'policy/optim/grad_norm',
+  } <= metrics.keys()  # fmt: skip
+  lengths = rollout.response_mask.sum(axis=1)
+  assert metrics['val/response_length'] == pytest.approx(lengths.mean())
+  assert metrics['objective/scores_std'] == pytest.approx(SCORES.std())
+  assert state.policy.step == state.value.step == 1
+  assert state.reward_stats.count == B
+
+
+def constant_value(value):
+  """Makes the value model say `value` of every state."""
+
+  def start(state):
+    head = {
+      'kernel': jnp.zeros_like(state.value.params['head']['kernel']),
+      'bias': jnp.full_like(state.value.params['head']['bias'], value),
+    }
+    params = {**state.value.params, 'head': head}
+    return dataclasses.replace(
+      state, value=dataclasses.replace(state.value, params=params)
+    )
+
+  return start
+
+
+@pytest.mark.parametrize('placement', ['token', 'sequence'])
+def test_zero_advantage_changes_nothing(world, placement):
+  """Values equal returns at every token: both gradients are exactly 0."""
+  config = make_config(algorithm_config=dict(beta=0.0, kl_placement=placement))
+  start = constant_value(0.75)
+  _, state, metrics, reference = step_on(
+    world, jax.devices()[:1], config, np.full(B, 0.75), start=start
+  )
+  assert metrics['loss/policy_avg'] == metrics['loss/value_avg'] == 0.0
+  for part in ('policy', 'value'):
+    assert metrics[f'{part}/optim/grad_norm'] == 0.0
+    assert metrics[f'{part}/optim/update_norm'] == 0.0
+  jax.tree.map(np.testing.assert_array_equal, state.policy.params, reference)
+  head = state.value.params['head']
+  assert head['bias'] == 0.75
+  assert not head['kernel'].any()
+
+
+def test_another_baseline_gives_a_gradient(world):
+  """What the test above would say if it could not fail."""
   config = make_config(algorithm_config=dict(beta=0.0))
-  _, state, _, reference = step_on(
-    world, jax.devices()[:1], config, np.zeros(B)
+  start = constant_value(0.5)
+  _, state, metrics, reference = step_on(
+    world, jax.devices()[:1], config, np.full(B, 0.75), start=start
   )
-  # The value head starts near zero, so move it out of the way: scores equal
-  # to the values give advantages of exactly zero only when both are zero.
-  values = jax.tree.map(jnp.zeros_like, state.value.params['head'])
-  assert jax.tree.all(jax.tree.map(lambda v: not v.any(), values))
-  moved = jax.tree.map(
-    lambda a, b: np.abs(a - b).max(), state.policy.params, reference
-  )
-  assert max(jax.tree.leaves(moved)) < 0.1
+  assert metrics['policy/optim/grad_norm'] > 1e-3
+  moved = jax.tree.map(np.subtract, state.policy.params, reference)
+  assert largest(moved) > 1e-4
+  assert state.value.params['head']['bias'] > 0.5
 
 
 @pytest.mark.multidevice
@@ -130,10 +191,9 @@ def test_zero_advantage_leaves_the_policy_alone(world):
     dict(data=2, fsdp=2, tensor=2),
   ],
 )
-def test_sharded_step_equals_unsharded(world, shape):
-  config = make_config()
-  one = step_on(world, jax.devices()[:1], config, SCORES)
-  many = step_on(world, jax.devices(), config, SCORES, shape)
+def test_sharded_step_equals_unsharded(world, base, shape):
+  one = base
+  many = step_on(world, jax.devices(), make_config(), SCORES, shape)
   np.testing.assert_array_equal(one[0].response_tokens, many[0].response_tokens)
   for key, value in one[2].items():
     np.testing.assert_allclose(
@@ -144,16 +204,15 @@ def test_sharded_step_equals_unsharded(world, shape):
   )
 
 
-def test_accumulation_changes_nothing(world):
-  one = step_on(world, jax.devices()[:1], make_config(), SCORES)
-  two = step_on(
-    world, jax.devices()[:1], make_config(num_microbatches=4), SCORES
-  )
-  jax.tree.map(
-    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
-    one[1].policy.params,
-    two[1].policy.params,
-  )
+def test_accumulation_changes_nothing(world, base):
+  config = make_config(num_microbatches=4)
+  _, state, *_ = step_on(world, jax.devices()[:1], config, SCORES)
+  for part in ('policy', 'value'):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
+      getattr(base[1], part).params,
+      getattr(state, part).params,
+    )
 
 
 def test_policy_delay_trains_the_value_only(world):
@@ -161,23 +220,28 @@ def test_policy_delay_trains_the_value_only(world):
     world, jax.devices()[:1], make_config(policy_delay=1), SCORES
   )
   jax.tree.map(np.testing.assert_array_equal, state.policy.params, reference)
-  assert any(
-    np.abs(x).max() > 0 for x in jax.tree.leaves(state.value.params['head'])
-  )
+  trunk = jax.tree.map(np.subtract, state.value.params['trunk'], reference)
+  assert largest(trunk) > 1e-5
 
 
-def test_response_values_line_up_with_tokens(world):
+def test_response_values_line_up_with_tokens(world, base):
   """Value t belongs to the state before response token t."""
   loaded, prompts = world
-  rollout, *_ = step_on(world, jax.devices()[:1], make_config(), SCORES)
-  model, params = common.heads.ScalarModel(loaded.model), None
+  rollout = base[0]
+  model = heads.ScalarModel(loaded.model)
   params = model.init_from(loaded.params, jax.random.key(3))
-  values = score.response_values(model, params, rollout)
+  values = jax.jit(lambda p, r: score.response_values(model, p, r))(
+    params, rollout
+  )
   tokens = np.concatenate([prompts.tokens, rollout.response_tokens[:, :2]], 1)
   mask = np.concatenate([prompts.mask, np.ones((B, 2), bool)], 1)
-  full = model.values(params, tokens, mask=mask)
+  full = jax.jit(lambda p: model.values(p, tokens, mask=mask))(params)
   np.testing.assert_allclose(values[:, 0], full[:, P - 1], atol=1e-5)
-  np.testing.assert_allclose(values[:, 1], full[:, P], atol=1e-5)
+  second = rollout.response_mask[:, 1]
+  np.testing.assert_allclose(
+    np.asarray(values)[second, 1], np.asarray(full)[second, P], atol=1e-5
+  )
+  assert not np.asarray(values)[~rollout.response_mask].any()
 
 
 def test_running_reward_scaling():

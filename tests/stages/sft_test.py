@@ -1,6 +1,7 @@
 """Supervised fine-tuning: the loss, the order of rows, and the whole stage."""
 
 import dataclasses
+import itertools
 import json
 import math
 
@@ -79,16 +80,14 @@ def test_padding_changes_nothing(model, prompt_loss):
     tokenizer, [*ROWS, ROWS[0]], row_weights=np.array([1, 1, 1, 0])
   )
   (loss, _), grads = grad(params, tight, None)
+  size = max(np.abs(x).max() for x in jax.tree.leaves(grads))
   # A row of weight 0 has no response, but its prompt would count.
   others = [wide, other] if prompt_loss else [wide, other, filled]
   for batch in others:
     (again, _), other_grads = grad(params, batch, None)
     np.testing.assert_allclose(again, loss, rtol=1e-6)
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6),
-      grads,
-      other_grads,
-    )
+    gap = jax.tree.map(lambda a, b: np.abs(a - b).max(), grads, other_grads)
+    assert max(jax.tree.leaves(gap)) < 1e-4 * size
 
 
 def test_loss_without_targets_is_zero(model):
@@ -142,7 +141,7 @@ def test_grouped_order_covers_all_rows(model, count, size):
       (min(lengths), max(lengths))
       for lengths in ([len(rows[i].prompt) for i in b] for b in batches)
     )
-    for (_, high), (low, _) in zip(spans, spans[1:], strict=False):
+    for (_, high), (low, _) in itertools.pairwise(spans):
       assert high <= low
   again = sft.make_order(order_config(True, size), tokenizer, rows)
   np.testing.assert_array_equal(again(1), rows_of(1))

@@ -14,42 +14,14 @@ POLICY_SUBREDDITS = (
 )  # fmt: skip
 
 VALUES = {
-    'who': (
-        'sister', 'brother', 'boss', 'roommate', 'neighbor', 'cousin',
-        'uncle', 'aunt', 'teacher', 'landlord', 'coworker', 'dentist',
-        'girlfriend', 'boyfriend', 'grandma', 'nephew',
-    ),
-    'event': (
-        'wedding', 'divorce', 'breakup', 'party', 'funeral', 'robbery',
-        'fire', 'flood', 'crash', 'fight', 'interview', 'exam', 'surgery',
-        'concert', 'lawsuit', 'vacation',
-    ),
-    'place': (
-        'kitchen', 'garage', 'office', 'school', 'gym', 'library',
-        'hospital', 'airport', 'station', 'church', 'park', 'beach', 'hotel',
-        'bar', 'mall', 'basement',
-    ),
-    'amount': (
-        'ten', 'eleven', 'twelve', 'thirteen', 'fourteen', 'fifteen',
-        'sixteen', 'nineteen', 'twenty', 'thirty', 'forty', 'fifty', 'sixty',
-        'seventy', 'eighty', 'ninety',
-    ),
-    'time': (
-        'january', 'february', 'march', 'april', 'may', 'june', 'july',
-        'august', 'september', 'october', 'november', 'december', 'spring',
-        'summer', 'autumn', 'winter',
-    ),
-    'feeling': (
-        'angry', 'sad', 'scared', 'guilty', 'lonely', 'confused', 'jealous',
-        'ashamed', 'nervous', 'relieved', 'proud', 'tired', 'bored',
-        'hopeful', 'hurt', 'upset',
-    ),
-    'ask': (
-        'leave', 'apologize', 'wait', 'sue', 'quit', 'call', 'forgive',
-        'complain', 'confess', 'report', 'ignore', 'refuse', 'listen', 'lie',
-        'stay', 'negotiate',
-    ),
-}  # fmt: skip
+  'who': ('sister', 'brother', 'boss', 'neighbor', 'teacher', 'landlord'),
+  'event': ('wedding', 'divorce', 'funeral', 'robbery', 'fire', 'interview'),
+  'place': ('kitchen', 'office', 'gym', 'hospital', 'airport', 'park'),
+  'amount': ('ten', 'twelve', 'twenty', 'forty', 'sixty', 'ninety'),
+  'time': ('january', 'march', 'july', 'october', 'summer', 'winter'),
+  'feeling': ('angry', 'sad', 'scared', 'guilty', 'lonely', 'proud'),
+  'ask': ('leave', 'apologize', 'wait', 'sue', 'quit', 'call'),
+}
 
 SENTENCES = {
   'who': (

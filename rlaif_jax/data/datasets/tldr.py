@@ -48,7 +48,7 @@ def load(
     path: file, folder, hub id or tfds:NAME; see `_sources`.
     split: 'train', 'valid', 'test', 'all' or the source's own name.
     kind: 'posts' or 'pairs', where a folder holds both.
-    confidence: 'high' keeps comparisons whose rater was sure (1, 2, 8 or 9 of 9).
+    confidence: 'high' keeps comparisons of sure raters (1, 2, 8 or 9 of 9).
     holdout: share of posts to cut off as 'valid', or shares (valid, test).
     size: take the first `size` examples.
     config: of a hub data set with several, such as 'comparisons'.

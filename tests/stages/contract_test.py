@@ -1,0 +1,153 @@
+"""Every file of stages/ and of configs/ keeps its contract."""
+
+import importlib
+import inspect
+import json
+import pathlib
+import re
+
+import pytest
+from ml_collections import ConfigDict
+
+from rlaif_jax import stages
+
+_CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
+
+# Every config file with the arguments that its docstrings speak of.
+ARGUMENTS = {
+  'evaluate': ('', 'smoke'),
+  'label': ('', 'smoke'),
+  'paper': (
+    '',
+    'task=tldr,model=google/gemma-2b,labeler=ORG/NAME',
+    'task=tldr,posts=posts.jsonl,pairs=train.jsonl,valid=valid.jsonl,'
+    'model=MODEL_FOLDER,labeler=LABELER_FOLDER,batch=16,steps=50,prompt=384,'
+    'response=64',
+    'task=helpful',
+    'task=harmless,posts=hh.jsonl',
+  ),
+  'reward': ('', 'smoke'),
+  'rl': ('', 'smoke', 'direct'),
+  'rlaif': ('', 'smoke', 'seeds', 'seeds,smoke'),
+  'sft': ('', 'smoke'),
+  'tiny_labelers': ('', 'size=xs', 'size=s', 'size=l', 'size=l,smoke'),
+}
+# Blocks whose keys are the user's to choose.
+FREE = {
+  'algorithm_config', 'architecture', 'evals', 'labels', 'mix', 'options',
+  'policies', 'reward_models', 'sharding_rules',
+}  # fmt: skip
+
+
+def fields_of(config, prefix=''):
+  """(dotted key, value) of every field, but within the `FREE` blocks."""
+  for key, value in config.items():
+    if isinstance(value, ConfigDict) and key not in FREE:
+      yield from fields_of(value, f'{prefix}{key}.')
+    else:
+      yield prefix + key, value
+
+
+@pytest.mark.parametrize('name', stages.names())
+def test_stage(name):
+  module = stages.load(name)
+  assert module.__doc__
+  assert list(inspect.signature(module.run).parameters) == [
+    'config',
+    'workdir',
+  ]
+  config = module.default_config()
+  assert config.stage == name
+  assert config == module.default_config()
+  assert config is not module.default_config()
+  for key, value in fields_of(config):
+    kinds = bool | int | float | str | tuple | ConfigDict
+    assert isinstance(value, kinds), f'{key} has no type: {value!r}'
+  json.dumps(config.to_dict())
+
+
+@pytest.mark.parametrize('name', stages.names())
+def test_every_field_is_used(name):
+  """A field that no stage reads is a setting that does nothing."""
+  sources = ''.join(
+    path.read_text()
+    for path in pathlib.Path(stages.__file__).parents[1].rglob('*.py')
+    if path.parent.name
+    in {
+      'rlaif_jax',
+      'stages',
+      'rewards',
+      'training',
+      'inference',
+      'data',
+    }
+  )
+  for key, _ in fields_of(stages.load(name).default_config()):
+    field = key.rpartition('.')[2]
+    found = re.findall(rf'\b{field}\b', sources)
+    assert len(found) > 1, f'{name}: nothing reads {key}'
+
+
+def test_names_are_the_files():
+  assert {'sft', 'label', 'reward', 'rl', 'evaluate', 'pipeline'} <= set(
+    stages.names()
+  )
+  assert not {'common', '_options', '_report'} & set(stages.names())
+  with pytest.raises(
+    ValueError, match="'stf' is not a stage; there are: .*sft"
+  ):
+    stages.load('stf')
+
+
+# -- configs ------------------------------------------------------------------
+
+
+@pytest.fixture
+def config_module(repo, monkeypatch):
+  """config_module(name) -> the module configs/<name>.py."""
+  monkeypatch.syspath_prepend(str(repo))
+  return lambda name: importlib.import_module(f'configs.{name}')
+
+
+def test_all_config_files_are_tested():
+  files = {p.stem for p in _CONFIGS.glob('*.py')} - {'common', '__init__'}
+  assert files == ARGUMENTS.keys()
+
+
+@pytest.mark.parametrize(
+  ('name', 'arg'), [(n, a) for n, args in ARGUMENTS.items() for a in args]
+)
+def test_config_builds(config_module, name, arg):
+  """Each of its stages gets exactly the fields that the stage has."""
+  config = config_module(name).get_config(arg)
+  json.dumps(config.to_dict())
+  steps = config.steps.values() if 'steps' in config else ()
+  for block in (config, *steps):
+    default = dict(fields_of(stages.load(block.stage).default_config()))
+    given = {k: v for k, v in fields_of(block) if not k.startswith('steps.')}
+    default.pop('steps', None)
+    assert given.keys() == default.keys()
+    for key, value in given.items():
+      assert type(value) is type(default[key]), f'{name}:{arg}: {key}'
+
+
+@pytest.mark.parametrize('name', ARGUMENTS)
+def test_config_file_says_how_to_run_it(config_module, name):
+  module = config_module(name)
+  assert f'--config=configs/{name}.py' in module.__doc__
+  assert '--workdir=' in module.__doc__
+  assert '2309.00267' in module.__doc__
+  text = f'{module.__doc__}{module.get_config.__doc__}'
+  for arg in ARGUMENTS[name]:
+    for key in filter(None, arg.split(',')):
+      assert key.partition('=')[0] in text, f'{name}: {key} is not described'
+  with pytest.raises(ValueError, match="'nonsense' is unknown; there are: "):
+    module.get_config('nonsense=1')
+
+
+@pytest.mark.parametrize('name', ['rlaif', 'paper', 'tiny_labelers'])
+def test_pipelines_name_steps_before_them(config_module, name):
+  for arg in ARGUMENTS[name]:
+    config = config_module(name).get_config(arg)
+    if config.stage == 'pipeline':
+      stages.load('pipeline').check_steps(config)

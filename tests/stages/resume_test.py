@@ -1,0 +1,183 @@
+"""Stages killed at any moment go on as if nothing had happened.
+
+Each case starts real processes of the command line on the CPU, kills them with
+SIGKILL and starts them again; what they leave is compared with what a run
+leaves that nobody disturbed.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from rlaif_jax.data import records
+from rlaif_jax.training.metrics import read_metrics
+
+STEPS = 24
+LABELS = 'labels/preferences.jsonl'
+
+
+@pytest.fixture(scope='session')
+def commands(tiny_model, tiny_reward_model):
+  """Arguments of the command line, less --workdir, for each stage."""
+  training = (f'--config.num_steps={STEPS}', '--config.checkpoint.every=5')
+  rate = '--config.optimizer.learning_rate=1e-3'
+  policy = f'--config.policy.path={tiny_model}'
+  return {
+    'sft': (
+      '--config=configs/sft.py:smoke', *training, rate,
+      f'--config.model.path={tiny_model}', '--config.eval_every=10',
+    ),
+    'reward': (
+      '--config=configs/reward.py:smoke', *training, rate,
+      f'--config.model.path={tiny_model}', '--config.eval_every=10',
+    ),
+    'rl': (
+      '--config=configs/rl.py:smoke', *training, rate, policy,
+      '--config.reward.name=reward_model',
+      f'--config.reward.path={tiny_reward_model}',
+      '--config.reward_scaling=running',
+    ),
+    'direct': (
+      '--config=configs/rl.py:smoke', *training, rate, policy,
+      f'--config.reward.path={tiny_model}',
+    ),
+    'label': (
+      '--config=configs/label.py:smoke', '--config.data.split=rl',
+      '--config.pairs=samples', policy, '--config.max_prompt=80',
+      '--config.max_response=8', f'--config.labeler.path={tiny_model}',
+      '--config.data.size=60', '--config.chunk=8',
+    ),
+  }  # fmt: skip
+
+
+@pytest.fixture(scope='session')
+def start(repo):
+  """start(args, workdir) -> running process of the command line."""
+
+  def start_process(args, workdir):
+    return subprocess.Popen(
+      [sys.executable, '-m', 'rlaif_jax.main', *args, f'--workdir={workdir}'],
+      cwd=repo,
+      env={
+        **os.environ,
+        'JAX_PLATFORMS': 'cpu',
+        'JAX_COMPILATION_CACHE_DIR': str(repo / '.cache' / 'jax'),
+      },
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+
+  return start_process
+
+
+def finish(process):
+  """Waits for a process that has to succeed; returns its stderr."""
+  _, err = process.communicate(timeout=900)
+  assert process.returncode == 0, err
+  assert 'Traceback' not in err, err
+  return err
+
+
+def kill_within(process, file, lines, rng):
+  """SIGKILL at a random time after the process brought `file` to `lines`."""
+  since = time.time()
+  while process.poll() is None:
+    new = file.is_file() and file.stat().st_mtime > since
+    if new and file.read_bytes().count(b'\n') >= lines:
+      time.sleep(rng.uniform(0, 0.05))
+      process.send_signal(signal.SIGKILL)
+      break
+    time.sleep(0.002)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == -signal.SIGKILL, err
+
+
+def untimed(mapping):
+  """Without what depends on the clock."""
+  return {
+    k: v for k, v in mapping.items() if not k.startswith(('time/', 'perf/'))
+  }
+
+
+def assert_same_run(workdir, whole):
+  """Metrics equal bit for bit, the model byte for byte, the summary too."""
+  rows, expected = (
+    [untimed(row) for row in read_metrics(folder)]
+    for folder in (workdir, whole)
+  )
+  assert [row['step'] for row in rows] == list(range(1, STEPS + 1))
+  assert rows == expected
+  weights = 'model/model.safetensors'
+  assert (workdir / weights).read_bytes() == (whole / weights).read_bytes()
+  summaries = (
+    untimed(json.loads((folder / 'summary.json').read_text()))
+    for folder in (workdir, whole)
+  )
+  assert next(summaries) == next(summaries)
+
+
+def kill_and_resume(start, args, workdir, kills):
+  """Kills a run at `kills` random places, each time further on; finishes it."""
+  seed = random.randrange(2**32)
+  print(f'random.Random({seed})')  # shown when the test fails
+  rng = random.Random(seed)
+  for lines in sorted(rng.sample(range(1, STEPS - 4), kills)):
+    kill_within(start(args, workdir), workdir / 'metrics.jsonl', lines, rng)
+    assert not (workdir / 'summary.json').exists()
+  return finish(start(args, workdir))
+
+
+def test_killed_sft_is_bit_identical(commands, start, tmp_path):
+  args = commands['sft']
+  finish(start(args, tmp_path / 'whole'))
+  kill_and_resume(start, args, tmp_path / 'killed', kills=1)
+  assert_same_run(tmp_path / 'killed', tmp_path / 'whole')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('stage', ['sft', 'reward', 'rl', 'direct'])
+def test_killed_again_and_again(commands, start, tmp_path, stage):
+  args = commands[stage]
+  whole = tmp_path / 'whole'
+  finish(start(args, whole))
+  kill_and_resume(start, args, tmp_path / 'killed', kills=3)
+  assert_same_run(tmp_path / 'killed', whole)
+  # And as a run that lost its end and half of its newest checkpoint.
+  cut = tmp_path / 'cut'
+  shutil.copytree(whole, cut)
+  (cut / 'summary.json').unlink()
+  shutil.rmtree(cut / 'model')
+  newest = max((cut / 'checkpoints').glob('[0-9]*'), key=lambda p: int(p.name))
+  largest = max(newest.glob('*/**/*'), key=lambda p: p.stat().st_size)
+  os.truncate(largest, largest.stat().st_size // 2)
+  err = finish(start(args, cut))
+  assert f'{newest.name} is damaged' in err
+  assert_same_run(cut, whole)
+
+
+@pytest.mark.slow
+def test_killed_while_labelling(commands, start, tmp_path):
+  """No id is lost and none there twice; samples and labels are the same."""
+  args, rng = commands['label'], random.Random()
+  finish(start(args, tmp_path / 'whole'))
+  whole = records.read(tmp_path / 'whole' / LABELS)
+  assert len({r.id for r in whole}) == len(whole) > 50
+  for lines in (1, 20, 40):
+    process = start(args, tmp_path / 'killed')
+    kill_within(process, tmp_path / 'killed' / LABELS, lines, rng)
+  finish(start(args, tmp_path / 'killed'))
+  assert [r.id for r in records.read(tmp_path / 'killed' / LABELS)] == [
+    r.id for r in whole
+  ]
+  texts = [
+    (tmp_path / name / LABELS).read_bytes() for name in ('whole', 'killed')
+  ]
+  assert texts[0] == texts[1]

@@ -1,0 +1,191 @@
+"""What the tiny world's labelers are trained on, and where they start from."""
+
+import collections
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from rlaif_jax.data.datasets import tiny_dialogue, tiny_tldr
+from rlaif_jax.labeler import prompts
+from rlaif_jax.stages import common, tiny_labeler
+from rlaif_jax.training import loop
+
+MIX = tiny_labeler.LABELER_MIX
+
+
+def texts_of(kind, count=60, seed=0, slot_bias=0.0):
+  return tiny_labeler.make_texts({kind: 1.0}, count, seed, slot_bias)
+
+
+@pytest.mark.parametrize('mix', [tiny_labeler.BASE_MIX, MIX])
+def test_shares_are_those_of_the_mix(mix):
+  assert sum(mix.values()) == pytest.approx(1.0)
+  texts = tiny_labeler.make_texts(mix, 200, 0, 0.3)
+  counts = collections.Counter(text.id.rsplit('-', 1)[0] for text in texts)
+  assert counts.keys() == mix.keys()
+  for kind, share in mix.items():
+    assert abs(counts[kind] - share * 200) <= 1
+  assert len({text.id for text in texts}) == len(texts)
+  # Shuffled: the first tenth is not all of one kind.
+  assert len({text.id.rsplit('-', 1)[0] for text in texts[:20]}) > 1
+  assert texts == tiny_labeler.make_texts(mix, 200, 0, 0.3)
+  assert texts != tiny_labeler.make_texts(mix, 200, 1, 0.3)
+
+
+def test_no_text_is_seen_twice_across_kinds_and_seeds():
+  rows = [
+    text.prompt
+    for seed in (0, 1)
+    for text in tiny_labeler.make_texts(MIX, 300, seed, 0.3)
+  ]
+  posts = [p.split('POST: ')[-1].split('\n')[0] for p in rows if 'POST: ' in p]
+  assert len(set(rows)) > 0.98 * len(rows)
+  assert len(set(posts)) > 0.98 * len(posts)
+
+
+@pytest.mark.parametrize(
+  'kind', [k for k in MIX if k.rpartition('_')[2] not in ('text', 'check')]
+)
+def test_answers_are_labels_of_the_prompt_as_it_is_asked(kind):
+  """The text ends where the label is scored; nothing stands between."""
+  prompt = prompts.load_prompt(kind)
+  texts = texts_of(kind)
+  assert {t.response for t in texts} <= set(prompt.labels)
+  assert len({t.response for t in texts}) > 1
+  for text in texts:
+    assert text.prompt.startswith(prompt.preamble)
+    assert text.prompt.endswith(prompt.ending)
+    assert text.separator == ''
+
+
+@pytest.mark.parametrize(
+  ('kind', 'module', 'options'),
+  [
+    ('summary_base', tiny_tldr, {}),
+    ('helpful_base', tiny_dialogue, {'task': 'helpful'}),
+    ('harmless_base', tiny_dialogue, {'task': 'harmless'}),
+  ],
+)
+def test_verdicts_point_at_what_the_prompt_asks_for(
+  monkeypatch, kind, module, options
+):
+  """The better one, or for 'worse' prompts the other one."""
+  prompt = prompts.load_prompt(kind)
+  monkeypatch.setattr(
+    module, 'noisy_verdict',
+    lambda row, rng, slot_bias=0.0: module.oracle(row, row.pair[0])
+    > module.oracle(row, row.pair[1]),
+  )  # fmt: skip
+  seed = tiny_labeler.KINDS.index(kind)
+  rows = module.load(None, 'labeler', size=30, seed=seed, **options)
+  texts = {t.id: t for t in texts_of(kind, 30)}
+  for i, row in enumerate(rows):
+    text = texts[f'{kind}-{i}']
+    assert all(' '.join(r.split()) in text.prompt for r in row.pair)
+    first, second = (module.oracle(row, response) for response in row.pair)
+    better = '1' if first > second else '2'
+    other = {'1': '2', '2': '1'}
+    expected = better if prompt.prefers == 'better' else other[better]
+    assert text.response == expected
+  assert (prompt.prefers == 'worse') == (kind == 'harmless_base')
+
+
+def test_slot_bias_favours_the_first_candidate():
+  share = [
+    np.mean([t.response == '1' for t in texts_of('summary_base', 300, 0, bias)])
+    for bias in (-20.0, 0.0, 20.0)
+  ]
+  assert share[0] < 0.2 < share[1] < 0.8 < share[2]
+
+
+def test_grades_follow_the_quality():
+  texts = texts_of('summary_score', 200)
+  grades = [int(t.response) for t in texts]
+  assert set(grades) <= set(range(1, 11))
+  assert len(set(grades)) > 5
+
+
+@pytest.mark.parametrize('kind', ['summary_text', 'dialogue_text'])
+def test_plain_texts_are_what_policies_continue(kind):
+  for text in texts_of(kind, 20):
+    assert text.prompt.endswith(('TL;DR:', 'Assistant:'))
+    assert text.response
+    assert text.separator == ' '
+
+
+def test_labelers_see_other_subreddits_than_policies():
+  found = {
+    t.prompt.split('SUBREDDIT: r/')[1].split('\n')[0]
+    for t in texts_of('summary_base', 100)
+  }
+  assert found <= set(tiny_tldr.LABELER_SUBREDDITS)
+  assert not found & set(tiny_tldr.POLICY_SUBREDDITS)
+
+
+# -- the model ----------------------------------------------------------------
+
+
+def small_config(**overrides):
+  c = tiny_labeler.default_config()
+  c.architecture.hidden_size, c.architecture.intermediate_size = 16, 16
+  c.architecture.num_attention_heads = 2
+  c.architecture.num_key_value_heads = 2
+  c.max_prompt, c.max_response = 480, 48
+  c.batch_size, c.num_steps, c.num_texts = 4, 2, 60
+  c.eval_every = 0
+  c.update_from_flattened_dict(overrides)
+  return c
+
+
+def from_scratch(config):
+  mesh = tiny_labeler.sharding.make_mesh(config.mesh.to_dict())
+  rules = tiny_labeler.sharding.DEFAULT_RULES
+  with jax.set_mesh(mesh):
+    s = common.Session(None, config, mesh, rules)
+    return tiny_labeler.from_scratch(s, config)
+
+
+def test_attention_starts_as_look_and_copy(one_device):
+  loaded = from_scratch(small_config())
+  attention = jax.device_get(loaded.params['layers']['attention'])
+  query, key, value, out = (
+    attention[name]['kernel'] for name in ('query', 'key', 'value', 'out')
+  )
+  np.testing.assert_array_equal(query, key)
+  layers, width, heads, size = value.shape
+  assert heads * size == width
+  for layer in range(layers):
+    square = value[layer].reshape(width, width)
+    np.testing.assert_allclose(square @ square.T, np.eye(width), atol=1e-5)
+    back = out[layer].reshape(width, width)
+    gain = square @ back
+    # What is copied comes back as itself, scaled.
+    np.testing.assert_allclose(gain, gain[0, 0] * np.eye(width), atol=1e-5)
+    assert gain[0, 0] > 0
+  abstract = loaded.model.abstract_params()
+  assert jax.tree.map(lambda x: (x.shape, x.dtype), loaded.params) == (
+    jax.tree.map(lambda x: (x.shape, x.dtype), abstract)
+  )
+
+
+def test_seed_decides_the_start(one_device):
+  one, same, other = (
+    from_scratch(small_config(seed=seed)).params['embed'] for seed in (0, 0, 1)
+  )
+  jax.tree.map(np.testing.assert_array_equal, one, same)
+  gaps = jax.tree.map(lambda a, b: float(abs(a - b).max()), one, other)
+  assert max(jax.tree.leaves(gaps)) > 0
+
+
+@pytest.mark.parametrize('start', ['scratch', 'model'])
+def test_stage_leaves_a_model(tmp_path, one_device, tiny_model, start):
+  config = small_config()
+  if start == 'model':
+    config.model.path = tiny_model
+  tiny_labeler.run(config, tmp_path)
+  assert loop.last_metrics(tmp_path)['step'] == 2
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert summary['steps'] == 2
+  assert (tmp_path / 'model' / 'model.safetensors').is_file()
