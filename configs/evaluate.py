@@ -18,7 +18,7 @@ def get_config(arg: str = ''):
   c.policies.rlaif = ''
   if args['smoke']:
     c.judge.name = 'oracle'
-    c.policies.sft, c.policies.rlaif = 'tiny:xs', 'tiny:s'
+    c.policies.sft, c.policies.rlaif = 'tiny:xs', 'tiny:l'
     common.tiny_data(c.data, 'test', 16)
     common.tiny_lengths(c)
     c.batch_size = 8

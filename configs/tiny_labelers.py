@@ -5,7 +5,7 @@ python -m rlaif_jax.main --config=configs/tiny_labelers.py:size=l \
 
 Sizes xs, s and l are the counterparts of PaLM 2 XS, S and L in the paper
 (2309.00267, 4.3). The resulting `model/` folders are what
-`tiny:xs`, `tiny:s` and `tiny:l` name; `launch/ship_labelers.sh` makes all
+`tiny:xs` and `tiny:l` name; `launch/ship_labelers.sh` makes all
 three and puts them in place.
 """
 

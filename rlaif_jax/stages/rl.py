@@ -30,6 +30,9 @@ from rlaif_jax.training import workdir as workdir_lib
 from rlaif_jax.training.train_state import RunningStats, TrainState
 
 
+REWARD_SCALINGS = ('none', 'running')
+
+
 def default_config() -> ConfigDict:
   """The paper's RL: batch 128, T 0.9, lr 1e-5, beta 0.05, 1024 + 128."""
   c = common.base_config('rl')
@@ -85,6 +88,11 @@ def run(config: ConfigDict, workdir) -> None:
   with common.session(config, workdir) as s:
     if s is None:
       return
+    if config.reward_scaling not in REWARD_SCALINGS:
+      raise ValueError(
+        f'config.reward_scaling={config.reward_scaling!r}; use one of '
+        f'{", ".join(REWARD_SCALINGS)}'
+      )
     loaded = common.load_policy(config.policy, s)
     examples = common.load_prompts(
       config.data, loaded.tokenizer, config.max_prompt
@@ -272,11 +280,9 @@ def scale_rewards(kind: str, scores, stats: RunningStats):
   """
   scores = scores.astype(jnp.float32)
   stats = stats.update(scores)
-  if kind == 'none':
-    return scores, stats
   if kind == 'running':
-    return scores / jnp.maximum(stats.std(), 1e-6), stats
-  raise ValueError(f"config.reward_scaling={kind!r}; use 'none' or 'running'")
+    scores = scores / jnp.maximum(stats.std(), 1e-6)
+  return scores, stats
 
 
 def rollout_metrics(rollout: Rollout, scores, stats) -> dict[str, jax.Array]:

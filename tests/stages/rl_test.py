@@ -252,5 +252,6 @@ def test_running_reward_scaling():
   _, stats = rl.scale_rewards('running', -scores, stats)
   everything = np.concatenate([scores, -scores])
   np.testing.assert_allclose(stats.std(), everything.std(), rtol=1e-6)
-  with pytest.raises(ValueError, match='reward_scaling'):
-    rl.scale_rewards('sometimes', scores, stats)
+  unscaled, same = rl.scale_rewards('none', scores, rl.RunningStats.zero())
+  np.testing.assert_array_equal(unscaled, scores)
+  np.testing.assert_allclose(same.std(), np.std(scores), rtol=1e-6)

@@ -181,7 +181,8 @@ def test_seed_decides_the_start(one_device):
 
 @pytest.mark.parametrize('start', ['scratch', 'model'])
 def test_stage_leaves_a_model(tmp_path, one_device, tiny_model, start):
-  config = small_config()
+  config = small_config(max_prompt=80)
+  config.mix = {'summary_text': 0.6, 'dialogue_text': 0.4}  # short ones
   if start == 'model':
     config.model.path = tiny_model
   tiny_labeler.run(config, tmp_path)
