@@ -6,6 +6,7 @@ The only file that defines flags. Any field of the config can be set with
 
 import os
 import pathlib
+import re
 import sys
 import traceback
 
@@ -30,6 +31,8 @@ USER_ERRORS = (
   OSError,
 )
 
+
+_TRACEBACK = re.compile(r'Traceback \(most recent call last\):\n(?:[ ].*\n)*')
 
 # What a flag can be wrong by, in the words of absl and ml_collections.
 FLAG_ERRORS = (
@@ -56,37 +59,53 @@ def _start_jax() -> None:
 
 
 def _parse(argv):
-  """Parses flags; an unknown or mistyped config field is one line, exit 1."""
+  """Parses flags; what is wrong with them is one line, exit code 1."""
   try:
-    return flags.FLAGS(argv)
+    return read_flags(argv, flags.FLAGS)
   except FLAG_ERRORS as error:
     print(f'error: {explain(error)}', file=sys.stderr)
     sys.exit(1)
+
+
+def read_flags(argv, values: flags.FlagValues):
+  """Parses `argv` into `values`; raises one of `FLAG_ERRORS`."""
+  rest = values(argv)
+  if values['config'].value is not None:
+    _ = values['config'].value.stage  # a file that is not there fails here
+  if len(rest) > 1:
+    raise flags.Error(f'unexpected argument {rest[1]!r}; use --flag=value')
+  return rest
 
 
 def explain(error: BaseException) -> str:
   """What is wrong, in one line for the person at the terminal."""
   while error.args and isinstance(error.args[0], BaseException):
     error = error.args[0]  # config_flags wraps one error in another
+  text = str(error) or type(error).__name__
   if isinstance(error, AttributeError | KeyError):
     # All that the parser says is the key and perhaps one that is like it.
-    text = f'unknown config key {error.args[0]}' if error.args else str(error)
-  else:
-    text = str(error) or type(error).__name__
+    text = f'unknown config key {error.args[0]}' if error.args else text
+  elif isinstance(error, TypeError):
+    text = f'a --config.KEY does not fit the config: {text}'
+  text = _TRACEBACK.sub('', text)  # of a config file
   lines = [line.strip() for line in text.splitlines() if line.strip()]
   return '; '.join(lines).replace(':; ', ': ')
 
 
 def _main(argv) -> None:
-  if len(argv) > 1:
-    raise app.UsageError(f'unexpected argument {argv[1]!r}; use --flag=value')
+  del argv
   logging.set_verbosity(logging.WARNING)
   _start_jax()
   from rlaif_jax import stages
 
-  config = _CONFIG.value
   try:
-    stages.load(config.stage).run(config, _WORKDIR.value)
+    config = _CONFIG.value
+    stage = config.stage  # a config file that is not there raises here
+  except OSError as error:
+    print(f'error: {explain(error)}', file=sys.stderr)
+    sys.exit(1)
+  try:
+    stages.load(stage).run(config, _WORKDIR.value)
   except USER_ERRORS as error:
     if config.debug:
       raise

@@ -9,6 +9,8 @@ A family is a module of this folder, named by its Hugging Face `model_type`:
   CAUSAL_LM, CLASSIFIER               names of transformers' classes
   IGNORED                             patterns of keys that hold no parameter
   ALIASES                             {key: other name it may have}; optional
+  NULL_KEYS                           of config.json, to be written as null
+                                      where nothing is known; optional
 """
 
 import dataclasses
@@ -90,7 +92,9 @@ def config_to_hf(config: ModelConfig) -> dict[str, Any]:
     return origin
   # Written in the older form, which all versions read.
   origin.pop('rope_parameters', None)
-  return {**origin, 'model_type': config.family, **module.to_hf(config)}
+  unknown = dict.fromkeys(getattr(module, 'NULL_KEYS', ()))
+  keys = {'model_type': config.family, **module.to_hf(config)}
+  return {**unknown, **origin, **keys}
 
 
 def activation(name: str) -> str:

@@ -12,6 +12,8 @@ CAUSAL_LM = 'Phi3ForCausalLM'
 CLASSIFIER = 'Phi3ForSequenceClassification'
 PREFIX = 'model.'
 IGNORED = llama.IGNORED
+# transformers would put 32000 there, be it beyond the vocabulary.
+NULL_KEYS = ('eos_token_id', 'pad_token_id')
 
 _QKV = 'model.layers.{}.self_attn.qkv_proj.weight'
 _GATE_UP = 'model.layers.{}.mlp.gate_up_proj.weight'

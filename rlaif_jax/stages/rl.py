@@ -29,7 +29,6 @@ from rlaif_jax.training import loop, step, train_state
 from rlaif_jax.training import workdir as workdir_lib
 from rlaif_jax.training.train_state import RunningStats, TrainState
 
-
 REWARD_SCALINGS = ('none', 'running')
 
 

@@ -75,16 +75,13 @@ def test_first_row_is_the_same_on_every_machine():
   row = tiny_tldr.load(None, 'test', size=1)[0]
   assert row.id == 'test-0-0'
   assert row.prompt == (
-    'SUBREDDIT: r/gardening\n\nTITLE: a quick question\n\nPOST: then the '
-    'interview came. this was back in summer. i am new here. thanks for '
-    'reading this. please be kind. would you ignore here? my sister is in the '
-    'middle of this. i was standing near the office. i lost forty dollars '
-    'that day.\n\nTL;DR:'
+    'SUBREDDIT: r/gardening\n\nTITLE: need some advice\n\nPOST: it '
+    'all started with my teacher. i never expected this. the '
+    'weather was nice too. please be kind. i have to pay forty '
+    'dollars for it. would you quit here? i woke up lonely again.'
+    '\n\nTL;DR:'
   )
-  assert row.response == (
-    'about my sister, back in summer, the interview happened, should i '
-    'ignore, near the office.'
-  )
+  assert row.response == 'feeling lonely.'
 
 
 def test_labelers_and_policies_read_different_subreddits(train):

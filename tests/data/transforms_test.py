@@ -34,8 +34,8 @@ def test_padding_to_a_bucket():
 
 
 def test_power_buckets():
-  assert transforms.power_buckets(100) == (16, 32, 64, 100)
-  assert transforms.power_buckets(64) == (16, 32, 64)
+  assert transforms.power_buckets(40) == (16, 20, 24, 28, 32, 40)
+  assert transforms.power_buckets(20) == (16, 20)
   assert transforms.power_buckets(8) == (8,)
 
 

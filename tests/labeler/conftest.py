@@ -29,7 +29,7 @@ def labeler():
   params = jax.jit(model.init)(jax.random.key(0))
   # As initialised, every label would be as likely whatever the text.
   params['embed'] = jax.tree.map(lambda x: 4.0 * x, params['embed'])
-  params['layers'] = jax.tree.map(lambda x: 3.0 * x, params['layers'])
+  params['layers'] = jax.tree.map(lambda x: 2.0 * x, params['layers'])
   return Labeler(
     model, params, tokenizer, max_tokens=256, batch_size=8, buckets=(128, 256)
   )

@@ -247,7 +247,7 @@ def test_hidden_alone_and_unembedding(llama, tokens):
   ('changes', 'message'),
   [
     ({'num_attention_heads': 3}, '3 query heads cannot share 2'),
-    ({'model_type': 'mamba'}, "'mamba' is not supported; supported: gpt2, "),
+    ({'model_type': 'mamba'}, "'mamba' is not supported; supported: gemma, "),
     ({'model_type': 'transformer'}, 'not supported'),
     ({'model_type': '../llama'}, 'not supported'),
     ({'hidden_act': 'mish'}, "'mish' is not supported; supported: gelu, "),

@@ -132,7 +132,7 @@ def small_config(**overrides):
   c.architecture.hidden_size, c.architecture.intermediate_size = 16, 16
   c.architecture.num_attention_heads = 2
   c.architecture.num_key_value_heads = 2
-  c.max_prompt, c.max_response = 480, 48
+  c.max_prompt, c.max_response = 460, 48
   c.batch_size, c.num_steps, c.num_texts = 4, 2, 60
   c.eval_every = 0
   c.update_from_flattened_dict(overrides)
