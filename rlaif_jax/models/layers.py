@@ -273,8 +273,8 @@ def attend(
   groups = key.shape[order.index('k')]
   query = query.reshape(b, t, groups, h // groups, d).transpose(0, 2, 3, 1, 4)
   if order == cache_lib.PLAIN:
-    # Rows and heads first makes plain matrix products of both contractions,
-    # which is half the time of leaving the order to the compiler (on CPU).
+    # Rows and heads first, so that both contractions are plain matrix products:
+    # on CPU a fifth less time forward, a tenth less backward.
     order = 'bksh'
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
   scores = jnp.einsum(

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 from absl import flags
@@ -237,6 +238,46 @@ def test_workdir_that_failed_later_keeps_its_config(
 # -- the command line ---------------------------------------------------------
 
 
+@pytest.fixture
+def parse(repo, monkeypatch):
+  """parse(file, *args) -> the config that the command line would give."""
+  monkeypatch.syspath_prepend(str(repo))
+
+  def parse_flags(file, *args):
+    argv = ['main', f'--config={repo}/configs/{file}', *args]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file(
+      'config', flag_values=values, lock_config=True, sys_argv=argv
+    )
+    with warnings.catch_warnings():
+      warnings.filterwarnings('ignore', 'the load_module', DeprecationWarning)
+      main.read_flags(argv, values)
+    return values['config'].value
+
+  return parse_flags
+
+
+def test_good_flags(parse):
+  """Blocks whose keys are free are given as a whole."""
+  config = parse(
+    'sft.py:smoke',
+    '--config.batch_size=3',
+    "--config.data.options={'holdout': (0.1, 0.2)}",
+  )
+  assert config.batch_size == 3
+  assert config.data.options.holdout == (0.1, 0.2)
+  config = parse(
+    'evaluate.py',
+    "--config.policies={'sft': 'runs/sft', 'mine': 'runs/mine'}",
+    "--config.evals={'win_rate': {'tie_margin': 0.1}}",
+    "--config.head_to_head=(('mine', 'sft'),)",
+  )
+  assert config.policies.to_dict() == {'sft': 'runs/sft', 'mine': 'runs/mine'}
+  options = stages.load('evaluate').evaluator_configs(config)['win_rate']
+  assert options.tie_margin == 0.1
+  assert options.head_to_head == (('mine', 'sft'),)
+
+
 @pytest.mark.parametrize(
   ('args', 'needles'),
   [
@@ -248,19 +289,16 @@ def test_workdir_that_failed_later_keeps_its_config(
     (['rl.py:smok'], ["'smok' is unknown", 'direct, smoke']),
     (['paper.py:task=tldl'], ["task='tldl'", 'tldr']),
     (['paper.py:batch=many'], ['batch', 'many']),
+    (['none.py'], ['none.py', 'No such file']),
+    (['sft.py', '--config.model.path.x=1'], ['does not fit the config']),
+    (['sft.py', 'seed=1'], ["unexpected argument 'seed=1'"]),
+    (['sft.py', '--confg.seed=1'], ["'confg.seed'"]),
   ],
   ids=lambda x: x[-1] if isinstance(x, list) else None,
 )
-@pytest.mark.filterwarnings('ignore:the load_module')
-def test_bad_flags(repo, monkeypatch, args, needles):
-  monkeypatch.syspath_prepend(str(repo))
-  argv = ['main', f'--config={repo}/configs/{args[0]}', *args[1:]]
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    'config', flag_values=values, lock_config=True, sys_argv=argv
-  )
+def test_bad_flags(parse, args, needles):
   with pytest.raises(main.FLAG_ERRORS) as caught:
-    main.read_flags(argv, values)
+    parse(*args)
   line = main.explain(caught.value)
   assert '\n' not in line
   assert 'Traceback' not in line
