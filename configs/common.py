@@ -30,4 +30,4 @@ def tiny_data(block, split: str, size: int) -> None:
 
 def tiny_lengths(c) -> None:
   """Prompt and response lengths that hold every post of the tiny world."""
-  c.max_prompt, c.max_response = 80, 40
+  c.max_prompt, c.max_response = 64, 32

@@ -54,7 +54,7 @@ def sft():
   common.tiny_data(c.data, 'train', 8192)
   common.tiny_data(c.eval_data, 'test', 128)
   common.tiny_lengths(c)
-  c.batch_size, c.num_steps = 64, 200
+  c.batch_size, c.num_steps = 64, 300
   _optimizer(c.optimizer, 1e-3)
   c.optimizer.schedule = 'linear'
   c.eval_every = c.checkpoint.every = 100

@@ -15,23 +15,29 @@ from configs import common
 from rlaif_jax import stages
 from rlaif_jax.stages import tiny_labeler
 
-# width, MLP width, layers, heads, steps as base, steps as labeler
-SIZES = {
-  'xs': (96, 256, 2, 3, 1000, 400),
-  's': (96, 256, 3, 3, 500, 1000),
-  'l': (112, 320, 4, 4, 500, 2000),
-}
+# Layers, steps of judge and steps of labeler. All sizes are 96 wide and share
+# the first two steps of training, of two layers.
+SIZES = {'xs': (2, 600, 800), 's': (3, 800, 1200), 'l': (4, 1000, 2000)}
 
 
 def get_config(arg: str = ''):
   """Config of one size: `size=xs|s|l`; `smoke` for a few steps."""
   args = common.parse_arg(arg, size='xs', smoke=False)
-  *shape, base_steps, labeler_steps = SIZES[args['size']]
-  base = step(shape, tiny_labeler.BASE_MIX, base_steps)
-  labeler = step(shape, tiny_labeler.LABELER_MIX, labeler_steps)
-  labeler.model.path = 'step:base'
+  layers, judge_steps, labeler_steps = SIZES[args['size']]
+  lookup = step(2, tiny_labeler.LOOKUP_MIX, 1600)
+  base = step(2, tiny_labeler.BASE_MIX, 800, 'step:lookup')
+  judge = step(layers, tiny_labeler.JUDGE_MIX, judge_steps, 'step:base')
+  labeler = step(layers, tiny_labeler.LABELER_MIX, labeler_steps, 'step:judge')
+  lookup.max_response = judge.max_response = 32
+  lookup.optimizer.schedule = judge.optimizer.schedule = 'constant'
+  for block in (judge, labeler):
+    block.optimizer.learning_rate = 2e-3
+    block.loss_mean = 'row'  # a verdict is one token among texts of twenty
   c = stages.load('pipeline').default_config()
-  c.steps = ConfigDict({'base': base, 'labeler': labeler}, sort_keys=False)
+  c.steps = ConfigDict(
+    {'lookup': lookup, 'base': base, 'judge': judge, 'labeler': labeler},
+    sort_keys=False,
+  )
   if args['smoke']:
     for block in c.steps.values():
       block.num_steps, block.num_texts, block.batch_size = 4, 400, 8
@@ -39,18 +45,18 @@ def get_config(arg: str = ''):
   return c
 
 
-def step(shape, mix, steps: int):
+def step(layers: int, mix, steps: int, start: str = ''):
   """One training step of the pipeline, on the texts of `mix`."""
-  width, mlp, layers, heads = shape
   c = tiny_labeler.default_config()
+  c.model.path = start
   c.mix = ConfigDict(dict(mix), sort_keys=False)
-  c.architecture.hidden_size = width
-  c.architecture.intermediate_size = mlp
+  c.architecture.hidden_size = 96
+  c.architecture.intermediate_size = 256
   c.architecture.num_hidden_layers = layers
-  c.architecture.num_attention_heads = heads
-  c.architecture.num_key_value_heads = heads
+  c.architecture.num_attention_heads = 3
+  c.architecture.num_key_value_heads = 3
   c.architecture.rope_theta = 100000.0
-  c.max_prompt, c.max_response = 480, 48
+  c.max_prompt, c.max_response = 480, 64
   c.batch_size, c.num_steps = 32, steps
   c.num_texts = min(120000, c.batch_size * c.num_steps)
   c.optimizer.name = 'muon'

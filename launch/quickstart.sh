@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the whole main job on the embedded tiny world, from nothing:
 #   bash launch/quickstart.sh [WORKDIR] [FURTHER ARGUMENTS OF rlaif_jax.main]
-# e.g. bash launch/quickstart.sh runs/mine --config.rl.beta=0.1
+# e.g. bash launch/quickstart.sh runs/mine --config.steps.rlaif.num_steps=200
 # WORKDIR is runs/quickstart of the repository unless given. The first call
 # makes .venv and installs the package. Interrupted? Run it again: it continues.
 set -euo pipefail

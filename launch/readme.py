@@ -1,6 +1,6 @@
-"""Writes the README's tree and results tables; nothing there is typed by hand.
+"""Writes the README's tables and tree; nothing there is typed by hand.
 
-  python launch/readme.py                            the tree only
+  python launch/readme.py                            tree and model families
   python launch/readme.py tiny=runs/seeds quickstart=runs/quickstart
   python launch/readme.py tldr=runs/tldr harmless=runs/harmless
 
@@ -32,6 +32,7 @@ def main(arguments: list[str]) -> None:
   """Fills the sections that `arguments` name."""
   readme = _ROOT / 'README.md'
   text = fill(readme.read_text(encoding='utf-8'), 'tree', tree())
+  text = fill(text, 'families', families())
   for argument in arguments:
     name, _, workdir = argument.partition('=')
     text = fill(text, name, results(pathlib.Path(workdir)))
@@ -95,6 +96,30 @@ def _phrase(path: pathlib.Path) -> str:
 def _size(folder: pathlib.Path) -> str:
   total = sum(p.stat().st_size for p in folder.rglob('*') if p.is_file())
   return f'{total / 1e6:.1f} MB'
+
+
+# -- model families -----------------------------------------------------------
+
+
+def families() -> str:
+  """Every model family with the torch checkpoints it is tested against."""
+  fixtures = [
+    (json.loads(file.read_text(encoding='utf-8'))['model_type'], file.parent)
+    for file in sorted(_ROOT.glob('tests/models/fixtures/*/config.json'))
+  ]
+  rows = [
+    '| `model_type` | what it is | checkpoints compared |',
+    '|---|---|---|',
+  ]
+  for name in sorted({family for family, _ in fixtures}):
+    variants = [
+      folder.name.removeprefix(name).strip('_') or 'base'
+      for family, folder in fixtures
+      if family == name
+    ]
+    phrase = _phrase(_ROOT / 'rlaif_jax' / 'models' / f'{name}.py')
+    rows.append(f'| `{name}` | {phrase} | {", ".join(variants)} |')
+  return '\n'.join(rows)
 
 
 # -- results ------------------------------------------------------------------

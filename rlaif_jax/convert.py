@@ -12,8 +12,9 @@ SRC is one of
     that checkpoint
 
 The architecture and tokenizer of a checkpoint are those of the model that its
-run started from, which WORKDIR/config.json names and --base replaces. DST must
-not exist or be empty.
+run started from, which WORKDIR/config.json names and --base replaces. With
+LoRA so are the kernels, which the checkpoint's adapters are merged into. DST
+must not exist or be empty.
 """
 
 import argparse
@@ -28,7 +29,15 @@ import jax
 
 from rlaif_jax import sharding
 from rlaif_jax.data import tokenizer as tokenizer_lib
-from rlaif_jax.models import LanguageModel, heads, hf, locate
+from rlaif_jax.models import (
+  LanguageModel,
+  heads,
+  hf,
+  locate,
+  lora,
+  with_options,
+)
+from rlaif_jax.stages import _lora
 from rlaif_jax.training import checkpoint as checkpoint_lib
 
 DTYPES = ('float32', 'bfloat16', 'float16')
@@ -44,20 +53,28 @@ class Place:
       first that is set being taken.
     scalar: whether it has a scalar head (reward and value models); None: as
       the base has.
+    block: key of config.json that says which adapters it has; None: none.
   """
 
   keys: tuple[str, ...]
   base: tuple[str, ...]
   scalar: bool | None = False
+  block: str | None = None
 
 
 PLACES: Mapping[tuple[str, str], Place] = {
-  ('sft', 'policy'): Place(('params',), ('model.path',)),
-  ('tiny_labeler', 'policy'): Place(('params',), ('model.path',)),
-  ('reward', 'policy'): Place(('params',), ('model.path',), scalar=True),
-  ('rl', 'policy'): Place(('policy', 'params'), ('policy.path',)),
+  ('sft', 'policy'): Place(('params',), ('model.path',), block='model'),
+  ('tiny_labeler', 'policy'): Place(
+    ('params',), ('model.path',), block='model'
+  ),
+  ('reward', 'policy'): Place(
+    ('params',), ('model.path',), scalar=True, block='model'
+  ),
+  ('rl', 'policy'): Place(
+    ('policy', 'params'), ('policy.path',), block='policy'
+  ),
   ('rl', 'value'): Place(
-    ('value', 'params'), ('value', 'policy.path'), scalar=True
+    ('value', 'params'), ('value', 'policy.path'), scalar=True, block='policy'
   ),
 }
 
@@ -146,11 +163,15 @@ def _from_checkpoint(
   workdir: pathlib.Path, step_dir: pathlib.Path, part: str, base: str | None
 ):
   """Model, parameters and tokenizer of a training state."""
-  place, path = _place(workdir, part, base)
+  place, path, block = _place(workdir, part, base)
   model = hf.describe(path)
   if place.scalar is not None:
     trunk = model if isinstance(model, LanguageModel) else model.trunk
     model = heads.ScalarModel(trunk) if place.scalar else trunk
+  frozen = {}
+  if block is not None:
+    model = with_options(model, lora=_lora.describe(block, model))
+    frozen = _frozen(model, path, _lora.base_dtype(block))
   abstract = model.abstract_params()
   mesh = sharding.make_mesh()
   where = sharding.shardings(model.param_axes(), abstract, mesh)
@@ -159,23 +180,36 @@ def _from_checkpoint(
     abstract,
     where,
   )
+  _, wanted = lora.split(model, wanted)
   for key in reversed(place.keys):
     wanted = {key: wanted}
-  params = checkpoint_lib.restore_subtree(step_dir, wanted)
+  trained = checkpoint_lib.restore_subtree(step_dir, wanted)
   for key in place.keys:
-    params = params[key]
+    trained = trained[key]
+  model, params = lora.merge(model, lora.join(frozen, trained))
   return model, params, _tokenizer(path)
+
+
+def _frozen(model: Any, path: str, dtype: str) -> Any:
+  """What of a model with adapters is not in its checkpoints."""
+  if model.config.lora is None:
+    return {}
+  _, params = hf.load(path, dtype=dtype, mesh=sharding.make_mesh())
+  if isinstance(model, heads.ScalarModel):
+    params = {'trunk': heads.trunk_part(params)}
+  return lora.split(model, params)[0]
 
 
 def _place(
   workdir: pathlib.Path, part: str, base: str | None
-) -> tuple[Place, str]:
-  """Where the model lies in a workdir's states, and the path of its base."""
+) -> tuple[Place, str, Mapping[str, Any] | None]:
+  """Where the model lies in a workdir's states, the path of its base, and the
+  block of config.json that names its adapters, if one does.
+  """
   file = workdir / 'config.json'
   if not file.is_file():  # written by --checkpoint
-    return Place(('params',), (), scalar=None), base or locate.resolve(
-      str(workdir)
-    )
+    place = Place(('params',), (), scalar=None)
+    return place, base or locate.resolve(str(workdir)), None
   config = json.loads(file.read_text())
   place = PLACES.get((config.get('stage'), part))
   if place is None:
@@ -190,7 +224,8 @@ def _place(
       f'{file} names no model that this run started from; give one of the same '
       'architecture with --base'
     )
-  return place, locate.resolve(found)
+  block = config[place.block]
+  return place, locate.resolve(found), block if 'lora' in block else None
 
 
 def _get(config: Mapping[str, Any], dotted: str) -> Any:

@@ -37,6 +37,7 @@ DEFAULT_RULES: Mapping[str, MeshAxes] = {
   'kv_heads': 'tensor',
   'head_dim': None,
   'mlp': 'tensor',
+  'lora': None,  # rank of an adapter
   'norm': None,
 }
 

@@ -18,11 +18,12 @@ from rlaif_jax import sharding
 from rlaif_jax.core import types
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models import families
-from rlaif_jax.models.config import ModelConfig, Origin, Rope
+from rlaif_jax.models.config import Lora, ModelConfig, Origin, Rope
 from rlaif_jax.models.transformer import Decoder
 
 __all__ = [
   'LanguageModel',
+  'Lora',
   'ModelConfig',
   'Origin',
   'Rope',

@@ -8,6 +8,9 @@ import jax.numpy as jnp
 
 Activation = Literal['gelu', 'gelu_tanh', 'relu', 'silu']
 
+# The projections of a layer, by their names in the parameter tree.
+PROJECTIONS = ('query', 'key', 'value', 'out', 'gate', 'up', 'down')
+
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
@@ -24,6 +27,38 @@ class Rope:
   low_freq_factor: float = 1.0
   high_freq_factor: float = 4.0
   original_max_positions: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+  """Low-rank adapters beside projections (Hu et al. 2021, arXiv 2106.09685).
+
+  A projection x W becomes x W + (x A) B * alpha / rank.
+
+  Attributes:
+    rank: size of the axis between A and B.
+    alpha: see above.
+    targets: which of `PROJECTIONS` have one, wherever a family has them.
+  """
+
+  rank: int
+  alpha: float = 16.0
+  targets: tuple[str, ...] = PROJECTIONS
+
+  def __post_init__(self):
+    if self.rank < 1:
+      raise ValueError(f'a LoRA adapter of rank {self.rank}; it must be >= 1')
+    unknown = sorted(set(self.targets) - set(PROJECTIONS))
+    if unknown or not self.targets:
+      raise ValueError(
+        f'LoRA targets {", ".join(unknown) or "()"}: there is no such '
+        f'projection; there are: {", ".join(PROJECTIONS)}'
+      )
+
+  @property
+  def scale(self) -> float:
+    """What (x A) B is multiplied with."""
+    return self.alpha / self.rank
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +128,7 @@ class ModelConfig:
   param_dtype: str = 'float32'  # of new parameters
   remat: bool = False  # recompute each layer in the backward pass
   cache_layout: str | None = None  # a permutation of 'bskh'; None: by platform
+  lora: Lora | None = None  # adapters beside the projections
   origin: Origin = dataclasses.field(
     default=Origin(), compare=False, repr=False
   )

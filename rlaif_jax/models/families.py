@@ -182,6 +182,6 @@ def _architecture(config: ModelConfig) -> ModelConfig:
   defaults = {
     f.name: f.default
     for f in dataclasses.fields(ModelConfig)
-    if f.name in ('dtype', 'param_dtype', 'remat', 'cache_layout')
+    if f.name in ('dtype', 'param_dtype', 'remat', 'cache_layout', 'lora')
   }
   return dataclasses.replace(config, **defaults)

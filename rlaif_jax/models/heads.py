@@ -48,14 +48,14 @@ class ScalarModel:
     if not zeros:
       kernel = jax.random.normal(key, (width,), dtype) * (width + 1) ** -0.5
     return {
-      'trunk': _without_unembedding(trunk_params),
+      'trunk': trunk_part(trunk_params),
       'head': {'kernel': kernel, 'bias': jnp.zeros((), dtype)},
     }
 
   def param_axes(self) -> types.Params:
     """Logical axis names of every parameter, a tree of tuples."""
     return {
-      'trunk': _without_unembedding(self.trunk.param_axes()),
+      'trunk': trunk_part(self.trunk.param_axes()),
       'head': {'kernel': ('norm',), 'bias': ()},
     }
 
@@ -103,5 +103,9 @@ class ScalarModel:
     )
 
 
-def _without_unembedding(params: types.Params) -> types.Params:
+def trunk_part(params: types.Params) -> types.Params:
+  """The part of a language model's parameters that a trunk has.
+
+  Takes any tree of that shape (axes, shardings), too.
+  """
   return {k: v for k, v in params.items() if k != 'unembedding'}

@@ -122,7 +122,15 @@ def save(
     params: its parameters, of the types to be written.
     tokenizer: anything with `save(folder)`, `eos_id` and `pad_id`.
     max_shard_bytes: begin another safetensors file beyond this size.
+
+  Raises:
+    ValueError: the model has LoRA adapters, which no such folder holds.
   """
+  if model.config.lora is not None:
+    raise ValueError(
+      'the model has LoRA adapters; merge them with lora.merge, or write them '
+      'with peft.save'
+    )
   folder = pathlib.Path(path)
   leader = jax.process_index() == 0
   if leader:

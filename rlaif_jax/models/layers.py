@@ -97,6 +97,9 @@ class Linear(nn.Module):
       axes=len(self.inputs),
       preferred_element_type=self.out_dtype,
     )
+    lora = self.config.lora
+    if lora is not None and self.name in lora.targets:
+      y += self._low_rank(x).astype(y.dtype)
     if self.use_bias:
       axes = self.axes[len(self.inputs) :]
       # A vector of the model's width is too small to be worth splitting.
@@ -104,6 +107,28 @@ class Linear(nn.Module):
       bias = _param(self, 'bias', nn.initializers.zeros, self.outputs, axes)
       y += spread(bias.astype(y.dtype), y.ndim)
     return y
+
+  def _low_rank(self, x: Float[Array, '...']) -> Float[Array, '...']:
+    """What the adapter adds; 0 as long as B is as it begins."""
+    lora, n = self.config.lora, len(self.inputs)
+    a = _param(
+      self,
+      'lora_a',
+      nn.initializers.normal(math.prod(self.inputs) ** -0.5),
+      (*self.inputs, lora.rank),
+      (*self.axes[:n], 'lora'),
+      'float32',
+    )
+    b = _param(
+      self,
+      'lora_b',
+      nn.initializers.zeros,
+      (lora.rank, *self.outputs),
+      ('lora', *self.axes[n:]),
+      'float32',
+    )
+    low = jnp.tensordot(x, a.astype(x.dtype), axes=n)
+    return jnp.tensordot(low, b.astype(x.dtype), axes=1) * lora.scale
 
 
 class Bias(nn.Module):
@@ -297,13 +322,15 @@ def spread(x: Array, ndim: int) -> Array:
   return x.reshape((1,) * (ndim - x.ndim) + x.shape)
 
 
-def _param(module: nn.Module, name: str, init, shape, axes) -> Array:
+def _param(
+  module: nn.Module, name: str, init, shape, axes, dtype: str | None = None
+) -> Array:
   """A parameter whose axes carry their logical names."""
   return module.param(
     name,
     nn.with_logical_partitioning(init, axes),
     shape,
-    jnp.dtype(module.config.param_dtype),
+    jnp.dtype(dtype or module.config.param_dtype),
   )
 
 

@@ -25,8 +25,8 @@ from rlaif_jax.data import datasets, transforms
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data.tokenizer import Tokenizer
 from rlaif_jax.inference.sampling import SamplingConfig
-from rlaif_jax.models import heads, hf, locate
-from rlaif_jax.stages import _options
+from rlaif_jax.models import heads, hf, locate, lora, peft
+from rlaif_jax.stages import _lora, _options
 from rlaif_jax.training import checkpoint as checkpoint_lib
 from rlaif_jax.training import metrics as metrics_lib
 from rlaif_jax.training import optimizer as optimizer_lib
@@ -75,6 +75,7 @@ def model_config(path: str) -> ConfigDict:
   c.path = path  # see the module docstring
   c.dtype = 'float32'  # compute type; parameters stay float32
   c.remat = False  # recompute activations in the backward pass
+  c.lora = _lora.config()
   return c
 
 
@@ -217,10 +218,12 @@ class Loaded:
 
 
 def load_policy(block: ConfigDict, s: Session) -> Loaded:
-  """Language model named by a model block."""
+  """Language model named by a model block, with its adapters if it has any."""
   path = locate.resolve(block.path)
-  model, params = hf.load(path, dtype='float32', mesh=s.mesh, rules=s.rules)
+  dtype = _lora.base_dtype(block)
+  model, params = hf.load(path, dtype=dtype, mesh=s.mesh, rules=s.rules)
   model = models.with_options(model, dtype=block.dtype, remat=block.remat)
+  model, params = _lora.start(block, model, params, s.config.seed)
   return Loaded(model, params, tokenizer_lib.load_tokenizer(path), path)
 
 
@@ -309,23 +312,29 @@ def check_context(model, **lengths: int) -> None:
     )
 
 
-def export_model(s: Session, model, params, tokenizer: Tokenizer) -> None:
-  """Writes `workdir/model` as a Hugging Face folder."""
-  hf.save(s.workdir / 'model', model, params, tokenizer)
+def export_model(s: Session, loaded: Loaded, model, params) -> None:
+  """Writes `workdir/model`, adapters merged, and these to `workdir/adapter`."""
+  if model.config.lora is not None:
+    peft.save(s.workdir / _lora.FOLDER, model, params, loaded.path)
+  hf.save(s.workdir / 'model', *lora.merge(model, params), loaded.tokenizer)
 
 
 def scalar_from(loaded: Loaded, s: Session, key) -> tuple[Any, Any]:
   """Value or reward model whose trunk starts at `loaded`, sharded alike.
 
-  Returns (ScalarModel, params); the trunk is a copy, so that both can be
-  donated to their own update.
+  Returns (ScalarModel, params). What will be trained is a copy, so that both
+  can be donated to their own update; what is frozen is shared.
   """
   model = heads.ScalarModel(loaded.model)
   where = sharding.shardings(
     model.param_axes(), model.abstract_params(), s.mesh, s.rules
   )
-  init = jax.jit(model.init_from, out_shardings=where)
-  return model, init(loaded.params, key)
+  init = jax.jit(
+    lambda *args: lora.split(model, model.init_from(*args))[1],
+    out_shardings=lora.split(model, where)[1],
+  )
+  frozen, _ = lora.split(model, {'trunk': heads.trunk_part(loaded.params)})
+  return model, lora.join(frozen, init(loaded.params, key))
 
 
 def host_share(batch_size: int) -> np.ndarray:

@@ -12,6 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -74,12 +75,13 @@ def _run(s: common.Session) -> None:
   config = s.config
   check(config)
   examples = load_prompts(config)
-  samples, divergence = {}, {}
+  sampled = {}
   bar = progress.Progress(s.workdir.name, len(config.policies))
   for number, (name, path) in enumerate(config.policies.items(), 1):
-    samples[name], divergence[name] = sample(s, name, path, examples)
+    sampled[name] = sample(s, name, path, examples)
     bar.update(number, {})
   bar.close()
+  samples = {name: found.responses for name, found in sampled.items()}
   judge = make_judge(s, examples)
   scores = {n: judge(texts) for n, texts in samples.items()} if judge else {}
   write_samples(s.workdir / 'samples.jsonl', examples, samples, scores)
@@ -88,7 +90,8 @@ def _run(s: common.Session) -> None:
     samples=samples,
     baseline=config.baseline,
     scores=scores,
-    kl={n: x for n, x in divergence.items() if x is not None},
+    kl={n: x.kl for n, x in sampled.items() if x.kl is not None},
+    ended={n: x.ended for n, x in sampled.items()},
   )
   summary = {
     'baseline': config.baseline,
@@ -187,16 +190,29 @@ def load_prompts(config: ConfigDict) -> list[Example]:
   return examples
 
 
-def sample(s, name: str, path: str, examples: Sequence[Example]):
-  """(responses, mean sequence KL to the baseline); kept in `samples/<name>`.
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+  """What one policy answered.
 
-  A restart reads what was sampled before. The KL is None where the baseline
-  has other tokens, and so no probability of these ones.
+  Attributes:
+    responses: one text per prompt.
+    ended: whether each came to its end token, and was not cut.
+    kl: mean sequence KL to the baseline in nats; None where the baseline has
+      other tokens, and so no probability of these ones.
   """
+
+  responses: list[str]
+  ended: list[bool]
+  kl: float | None
+
+
+def sample(
+  s: common.Session, name: str, path: str, examples: Sequence[Example]
+) -> Sampled:
+  """Answers of the policy at `path`; a restart reads what was sampled."""
   file = s.workdir / 'samples' / f'{name}.json'
   if file.is_file():
-    kept = json.loads(file.read_text())
-    return kept['responses'], kept['kl']
+    return Sampled(**json.loads(file.read_text()))
   config = s.config
   loaded = _load(s, path)
   reference = _load(s, config.policies[config.baseline])
@@ -213,7 +229,7 @@ def sample(s, name: str, path: str, examples: Sequence[Example]):
   same_tokens = loaded.tokenizer.fingerprint == reference.tokenizer.fingerprint
   divergence = make_divergence(loaded, reference, config.sampling.temperature)
   key, size = jax.random.key(config.seed), config.batch_size
-  texts, divergences = [], []
+  texts, ended, divergences = [], [], []
   for at in range(0, len(examples), size):
     part = list(examples[at : at + size])
     filled = part + part[-1:] * (size - len(part))
@@ -225,13 +241,22 @@ def sample(s, name: str, path: str, examples: Sequence[Example]):
       np.arange(at, at + size, dtype=np.int32),
     )
     texts += decode_responses(rollout, loaded.tokenizer)[: len(part)]
+    last = sharding.to_host(has_ended(rollout, loaded.tokenizer.eos_ids))
+    ended += last[: len(part)].tolist()
     if same_tokens:
       found = divergence(loaded.params, reference.params, rollout)
       divergences.append(sharding.to_host(found)[: len(part)])
   mean = float(np.concatenate(divergences).mean()) if divergences else None
+  sampled = Sampled(texts, ended, mean)
   file.parent.mkdir(exist_ok=True)
-  workdir_lib.write_json_atomic(file, {'kl': mean, 'responses': texts})
-  return texts, mean
+  workdir_lib.write_json_atomic(file, dataclasses.asdict(sampled))
+  return sampled
+
+
+def has_ended(rollout, eos_ids: Sequence[int]) -> jax.Array:
+  """Whether each response holds an end token, bool [B]."""
+  ends = jnp.isin(rollout.response_tokens, jnp.array(eos_ids))
+  return (ends & rollout.response_mask).any(-1)
 
 
 def _load(s, path: str) -> common.Loaded:

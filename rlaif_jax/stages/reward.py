@@ -20,6 +20,7 @@ from rlaif_jax.core import losses
 from rlaif_jax.data import pipeline, records, transforms
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.evaluators import reward_accuracy
+from rlaif_jax.models import lora
 from rlaif_jax.rewards.reward_model import STATS_FILE, score_tokens
 from rlaif_jax.stages import common
 from rlaif_jax.training import loop, step, train_state
@@ -70,7 +71,7 @@ def run(config: ConfigDict, workdir) -> None:
     human = human_pairs(s, loaded, config.eval_data)
     model, params = fit(s, loaded, train, human)
     summary = evaluate_pairs(s, loaded, model, params, human)
-    common.export_model(s, model, params, loaded.tokenizer)
+    common.export_model(s, loaded, model, params)
     write_stats(s, loaded, model, params, train[:512])
     workdir_lib.finish(s.workdir, {'pairs': len(train), **summary})
 
@@ -145,11 +146,14 @@ def fit(s: common.Session, loaded: common.Loaded, train, human):
     1, config.num_epochs * len(train) // config.batch_size
   )
   model, params = common.scalar_from(loaded, s, key)
+  frozen, trained = lora.split(model, params)
   tx = common.make_optimizer(config.optimizer, num_steps)
   train_step = step.make_train_step(
-    make_loss(model), tx, num_microbatches=config.num_microbatches
+    lora.joined(make_loss(model)),
+    tx,
+    num_microbatches=config.num_microbatches,
   )
-  state = train_state.create(params, tx, s.mesh)
+  state = train_state.create(trained, tx, s.mesh)
 
   def batch(at: int):
     rows = pipeline.batch_indices(
@@ -165,10 +169,11 @@ def fit(s: common.Session, loaded: common.Loaded, train, human):
 
   def step_fn(state, at: int):
     pairs = sharding.shard_batch(batches(at), s.mesh)
-    return train_step(state, pairs, jax.random.fold_in(key, at))
+    return train_step(state, pairs, jax.random.fold_in(key, at), frozen)
 
   def evaluate(state) -> dict[str, float]:
-    return evaluate_pairs(s, loaded, model, state.params, human)
+    params = lora.join(frozen, state.params)
+    return evaluate_pairs(s, loaded, model, params, human)
 
   with common.checkpointer_for(s, BEST) as checkpointer:
     state = loop.run_loop(
@@ -187,7 +192,7 @@ def fit(s: common.Session, loaded: common.Loaded, train, human):
       * config.batch_size
       * (config.max_prompt + config.max_response),
     )
-  return model, state.params
+  return model, lora.join(frozen, state.params)
 
 
 def harden(p_first: np.ndarray) -> np.ndarray:

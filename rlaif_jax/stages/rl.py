@@ -7,7 +7,8 @@ One iteration:
   4. reference log-probs, policy log-probs and values           [jit: update]
   5. advantages and returns of the algorithm
   6. one optimiser step for the policy, one for the value model
-The reference is the SFT model, frozen. Nothing comes back to the host inside
+The reference is the SFT model, frozen; with LoRA it, the policy and the value
+model share one set of kernels. Nothing comes back to the host inside
 2 and 4-6; metrics of step t-1 are read after step t was dispatched.
 """
 
@@ -21,10 +22,11 @@ from ml_collections import ConfigDict
 
 from rlaif_jax import algorithms, rewards, sharding
 from rlaif_jax.core import masking
-from rlaif_jax.core.types import Rollout
+from rlaif_jax.core.types import Params, Rollout
 from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.inference import decode, score
-from rlaif_jax.stages import _options, common
+from rlaif_jax.models import lora
+from rlaif_jax.stages import _lora, _options, common
 from rlaif_jax.training import loop, step, train_state
 from rlaif_jax.training import workdir as workdir_lib
 from rlaif_jax.training.train_state import RunningStats, TrainState
@@ -101,13 +103,13 @@ def run(config: ConfigDict, workdir) -> None:
       max_prompt=config.max_prompt,
       max_response=config.max_response,
     )
-    state = train(s, loaded, examples)
-    common.export_model(s, loaded.model, state.policy.params, loaded.tokenizer)
+    params = train(s, loaded, examples)
+    common.export_model(s, loaded, loaded.model, params)
     workdir_lib.finish(s.workdir, loop.last_metrics(s.workdir))
 
 
-def train(s: common.Session, loaded: common.Loaded, examples) -> RLState:
-  """The loop of the module docstring; returns the final state."""
+def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
+  """The loop of the module docstring; returns the policy's parameters."""
   config, key = s.config, jax.random.key(s.config.seed)
   num_steps = config.num_steps or max(
     1, config.num_epochs * len(examples) // config.batch_size
@@ -122,7 +124,7 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> RLState:
     'policy': common.make_optimizer(config.optimizer, num_steps),
     'value': common.make_optimizer(config.value_optimizer, num_steps),
   }
-  value_model, state, reference = init_state(s, loaded, txs, key)
+  value_model, state, frozen = init_state(s, loaded, txs, key)
   rollout_fn = decode.make_generate(
     loaded.model,
     max_new_tokens=config.max_response,
@@ -148,14 +150,15 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> RLState:
   def step_fn(state: RLState, at: int):
     chosen, arrays = batches(at)  # 1
     prompts, row_ids = sharding.shard_batch(arrays, s.mesh)
+    policy = frozen.policy_params(state.policy.params)
     rollout = rollout_fn(  # 2
-      state.policy.params, prompts, jax.random.fold_in(key, at), row_ids
+      policy, prompts, jax.random.fold_in(key, at), row_ids
     )
     scores = reward.score(rollout, chosen)  # 3
-    return update(state, reference, rollout, scores)  # 4-6
+    return update(state, frozen, rollout, scores)  # 4-6
 
   with common.checkpointer_for(s, 'objective/rlhf_reward') as checkpointer:
-    return loop.run_loop(
+    state = loop.run_loop(
       state,
       step_fn,
       num_steps=num_steps,
@@ -168,37 +171,52 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> RLState:
       tokens_per_step=config.batch_size
       * (config.max_prompt + config.max_response),
     )
+  return frozen.policy_params(state.policy.params)
 
 
 def init_state(s: common.Session, loaded: common.Loaded, txs, key):
-  """Policy and value from SFT; returns (value model, state, reference).
+  """Policy and value from SFT; returns (value model, state, frozen).
 
-  The policy's parameters are copied once, since its update is donated while
-  the reference keeps the originals.
+  What the policy trains is copied once, since its update is donated while the
+  reference keeps the originals.
   """
   config = s.config
-  start = loaded
-  if config.value:
-    start = dataclasses.replace(
-      loaded,
-      params=common.load_policy(common.model_config(config.value), s).params,
-    )
+  reference, start = (
+    start_at(s, path, loaded) if path else loaded
+    for path in (config.reference, config.value)
+  )
+  policy_base, policy = lora.split(loaded.model, loaded.params)
   value_model, value_params = common.scalar_from(start, s, key)
-  reference = loaded.params
-  if config.reference:
-    block = common.model_config(config.reference)
-    reference = common.load_policy(block, s).params
-  policy_params = jax.tree.map(jnp.copy, loaded.params)
+  value_base, value = lora.split(value_model, value_params)
+  frozen = _lora.Frozen(
+    reference=reference.params,
+    policy=policy_base if config.reference else {},
+    value=value_base if config.value else {},
+  )
+  policy = jax.tree.map(jnp.copy, policy)
   state = RLState(
-    policy=train_state.create(policy_params, txs['policy'], s.mesh),
-    value=train_state.create(value_params, txs['value'], s.mesh),
+    policy=train_state.create(policy, txs['policy'], s.mesh),
+    value=train_state.create(value, txs['value'], s.mesh),
     reward_stats=sharding.replicate(RunningStats.zero(), s.mesh),
   )
-  return value_model, state, reference
+  return value_model, state, frozen
+
+
+def start_at(s: common.Session, path: str, loaded: common.Loaded):
+  """The model at `path`, loaded as the policy was.
+
+  Where that has adapters it gets new ones, which change nothing as they are.
+  """
+  block = s.config.policy.copy_and_resolve_references()
+  block.path = path
+  if block.lora.path:
+    found = loaded.model.config.lora
+    block.lora.update(path='', **dataclasses.asdict(found))
+  return common.load_policy(block, s)
 
 
 def make_update(config: ConfigDict, model, value_model, txs) -> Callable:
-  """Jitted update(state, reference, rollout, scores) -> (state, metrics).
+  """Jitted update(state, frozen, rollout, scores) -> (state, metrics).
 
   The step that the paper describes in App. F: one forward of the reference,
   one forward and backward of policy and value, one optimiser step each, with
@@ -212,12 +230,18 @@ def make_update(config: ConfigDict, model, value_model, txs) -> Callable:
   )
   temperature = config.sampling.temperature
 
-  def loss_fn(params, batch):
+  def loss_fn(trained, frozen: _lora.Frozen, batch):
     rollout, scores, ref_logprobs = batch
     stats = score.response_stats(
-      model, params['policy'], rollout, temperature=temperature, entropy=True
+      model,
+      frozen.policy_params(trained['policy']),
+      rollout,
+      temperature=temperature,
+      entropy=True,
     )
-    values = score.response_values(value_model, params['value'], rollout)
+    values = score.response_values(
+      value_model, frozen.value_params(trained['value']), rollout
+    )
     now = dataclasses.replace(
       rollout, logprobs=jax.lax.stop_gradient(stats.logprobs)
     )
@@ -241,17 +265,18 @@ def make_update(config: ConfigDict, model, value_model, txs) -> Callable:
     return loss, {**metrics, **rollout_metrics(rollout, scores, stats)}
 
   @step.jit_step
-  def update(state: RLState, reference, rollout: Rollout, scores):
+  def update(state: RLState, frozen: _lora.Frozen, rollout: Rollout, scores):
     scores, reward_stats = scale_rewards(
       config.reward_scaling, scores, state.reward_stats
     )
     ref_logprobs = score.response_stats(
-      model, reference, rollout, temperature=temperature
+      model, frozen.reference, rollout, temperature=temperature
     ).logprobs
-    params = {'policy': state.policy.params, 'value': state.value.params}
+    trained = {'policy': state.policy.params, 'value': state.value.params}
+    grad_fn = jax.grad(loss_fn, has_aux=True)
     grads, metrics = step.accumulate(
-      jax.grad(loss_fn, has_aux=True),
-      params,
+      lambda trained, batch: grad_fn(trained, frozen, batch),
+      trained,
       (rollout, scores, ref_logprobs),
       config.num_microbatches,
     )

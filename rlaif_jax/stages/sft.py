@@ -5,6 +5,7 @@ Next-token cross-entropy on the response tokens of `prompt + ' ' + response`.
 (the tiny world's labelers, for one) calls it with its own.
 """
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -17,6 +18,7 @@ from rlaif_jax.core import logprobs
 from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.data.tokenizer import Tokenizer
+from rlaif_jax.models import lora
 from rlaif_jax.stages import common
 from rlaif_jax.training import loop, step, train_state
 from rlaif_jax.training import workdir as workdir_lib
@@ -38,6 +40,7 @@ def default_config() -> ConfigDict:
   c.checkpoint = common.checkpoint_config(every=200)
   c.eval_every = 200
   c.prompt_loss = 0.0  # weight of prompt tokens in the loss
+  c.loss_mean = 'token'  # or 'row': each row weighs the same, however long
   c.overlong_response = 'error'  # or 'truncate': cut, without an end token
   c.group_by_length = False  # batches of rows of like length: less padding
   return c
@@ -73,11 +76,14 @@ def fit(
     1, config.num_epochs * len(train) // config.batch_size
   )
   tx = common.make_optimizer(config.optimizer, num_steps)
-  loss_fn = make_loss(model, config.max_response, config.prompt_loss)
+  loss_fn = lora.joined(
+    make_loss(model, config.max_response, config.prompt_loss, config.loss_mean)
+  )
   train_step = step.make_train_step(
     loss_fn, tx, num_microbatches=config.num_microbatches
   )
-  state = train_state.create(loaded.params, tx, s.mesh)
+  frozen, trained = lora.split(model, loaded.params)
+  state = train_state.create(trained, tx, s.mesh)
   key = jax.random.key(config.seed)
 
   rows_of = make_order(config, loaded.tokenizer, train)
@@ -92,12 +98,14 @@ def fit(
       overflow=config.overlong_response,
     )
 
-  evaluate = make_evaluate(s, loaded, valid, jax.jit(loss_fn))
+  evaluate = make_evaluate(
+    s, loaded, valid, functools.partial(jax.jit(loss_fn), frozen=frozen)
+  )
   batches = pipeline.prefetch(batch)
 
   def step_fn(state, at: int):
     tokens = sharding.shard_batch(batches(at), s.mesh)
-    return train_step(state, tokens, jax.random.fold_in(key, at))
+    return train_step(state, tokens, jax.random.fold_in(key, at), frozen)
 
   writer = common.writer_for(s)
   with common.checkpointer_for(s, 'eval/loss', 'min') as checkpointer:
@@ -117,7 +125,7 @@ def fit(
       * (config.max_prompt + config.max_response),
     )
   final = evaluate(state)
-  common.export_model(s, model, state.params, loaded.tokenizer)
+  common.export_model(s, loaded, model, lora.join(frozen, state.params))
   workdir_lib.finish(
     s.workdir,
     {'steps': num_steps, 'examples': len(train), **final},
@@ -152,8 +160,13 @@ def make_order(config: ConfigDict, tokenizer, train: Sequence[Example]):
   return rows
 
 
-def make_loss(model, max_response: int, prompt_loss: float):
-  """loss(params, TokenBatch, key) -> (mean NLL per response token, metrics).
+def make_loss(
+  model, max_response: int, prompt_loss: float, loss_mean: str = 'token'
+):
+  """loss(params, TokenBatch, key) -> (mean NLL, metrics).
+
+  The mean over all response tokens, or with `loss_mean='row'` over rows of
+  each row's own mean.
 
   Without a loss on prompts only the `max_response` positions that predict
   response tokens are unembedded, which for large vocabularies and short
@@ -176,6 +189,8 @@ def make_loss(model, max_response: int, prompt_loss: float):
       hidden, targets, lambda h: model.unembed(params, h)
     )
     weight = weight.astype(jnp.float32)
+    if loss_mean == 'row':
+      weight /= jnp.maximum(weight.sum(-1, keepdims=True), 1.0)
     loss = -(stats.logprobs * weight).sum() / jnp.maximum(weight.sum(), 1)
     return loss, {'loss/sft': loss, 'weight': weight.sum()}
 
@@ -235,6 +250,10 @@ def check_responses(
         f'{source}: row {example.id} has no response to learn from; SFT needs '
         "the column 'response' (or 'summary', 'chosen')"
       )
+  if config.loss_mean not in ('token', 'row'):
+    raise ValueError(
+      f"config.loss_mean={config.loss_mean!r}; use 'token' or 'row'"
+    )
   if config.overlong_response not in ('error', 'truncate'):
     raise ValueError(
       f'config.overlong_response={config.overlong_response!r}; use '

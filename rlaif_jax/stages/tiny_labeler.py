@@ -1,15 +1,18 @@
 """Trains a labeler (and base model) of the tiny world, from scratch.
 
-By next-token prediction only, in two steps. `base`: it learns to write
-mediocre responses, as any language model of this world would. `labeler`: it
-learns to answer the project's own labeling prompts with noisy verdicts and
-grades, and to say of each statement of a response whether the text supports
-it, on subreddits and dialogues that no other stage uses. It never sees the
-oracle's numbers, only what a noisy rater wrote. The smallest size is also the
-base that SFT starts from, as PaLM 2 XS is in the paper.
+By next-token prediction only, in four steps. `lookup`: on posts of two
+sentences it learns to look words up in a text and to mark statements as right
+or wrong. `base`: it learns to write mediocre responses, as any language model
+of this world would. `judge`: it gets its full depth, and learns to grade and
+compare summaries of short posts. `labeler`: it learns to answer the project's
+own labeling prompts with noisy verdicts and grades, on subreddits and dialogues
+that no other stage uses. It never sees the oracle's numbers, only what a noisy
+rater wrote. The smallest size is also what SFT starts from, as PaLM 2 XS is in
+the paper.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
@@ -26,25 +29,30 @@ from rlaif_jax.models import locate
 from rlaif_jax.stages import common, sft
 
 # Share of the training texts of each kind: a labeling prompt by its name,
-# '*_text' for responses, 'summary_check' for statements against the text.
-BASE_MIX = {'summary_text': 0.7, 'dialogue_text': 0.3}
+# '*_text' for responses, '*_marks' for responses with each statement marked
+# right or wrong. 'short' is a summary of a post of two sentences.
+LOOKUP_MIX = {'short_text': 0.3, 'short_marks': 0.7}
+JUDGE_MIX = {'short_marks': 0.3, 'short_score': 0.4, 'short_base': 0.3}
+BASE_MIX = {'summary_text': 0.55, 'dialogue_text': 0.25, 'summary_marks': 0.2}
 LABELER_MIX = {
-  'summary_base': 0.26,
-  'summary_score': 0.20,
-  'summary_check': 0.20,
+  'summary_base': 0.30,
+  'summary_score': 0.26,
+  'summary_marks': 0.11,
   'summary_detailed': 0.03,
   'summary_text': 0.08,
-  'helpful_base': 0.06,
-  'helpful_score': 0.04,
-  'harmless_base': 0.06,
+  'helpful_base': 0.05,
+  'helpful_score': 0.03,
+  'helpful_marks': 0.02,
+  'harmless_base': 0.05,
   'harmless_score': 0.03,
   'dialogue_text': 0.04,
 }
-KINDS = tuple(LABELER_MIX)  # the place of a kind here seeds its rows
+KINDS = tuple(
+  dict.fromkeys((*LABELER_MIX, *LOOKUP_MIX, *JUDGE_MIX))
+)  # seeds their rows
 
-_CHECK = (
-  'Read the text and its SUMMARY, then say right or wrong for each statement.'
-  '\n\n{text}\n\nSUMMARY: {response}\n\nCHECK:'
+_MARKS = (
+  'Read the text, then mark what is said as right or wrong.\n\n{}\n\nSAID:'
 )
 
 
@@ -85,7 +93,7 @@ def run(config: ConfigDict, workdir) -> None:
       config.mix.to_dict(), config.num_texts, config.seed, config.slot_bias
     )
     if config.model.path:
-      loaded = common.load_policy(config.model, s)
+      loaded = grown(s, common.load_policy(config.model, s))
     else:
       loaded = from_scratch(s, config)
     fit = int(0.98 * len(texts))
@@ -111,6 +119,39 @@ def from_scratch(s: common.Session, config: ConfigDict) -> common.Loaded:
   init = jax.jit(model.init, out_shardings=where)
   params = init(jax.random.key(config.seed))
   return common.Loaded(model, look_and_copy(params), tokenizer, path)
+
+
+def grown(s: common.Session, loaded: common.Loaded) -> common.Loaded:
+  """`loaded` with as many layers as `config.architecture` asks for.
+
+  The new ones go on top and add nothing at first, so that the larger model
+  starts with what the smaller one has learned.
+  """
+  model = loaded.model
+  count = s.config.architecture.num_hidden_layers - model.config.num_layers
+  if count == 0:
+    return loaded
+  if count < 0:
+    raise ValueError(
+      f'config.architecture.num_hidden_layers: {loaded.path} has '
+      f'{model.config.num_layers} layers, and layers can only be added'
+    )
+  new = models.with_options(model, num_layers=count).init(
+    jax.random.key(s.config.seed)
+  )['layers']
+  for branch, last in (('attention', 'out'), ('mlp', 'down')):
+    new[branch][last] = jax.tree.map(jnp.zeros_like, new[branch][last])
+  model = models.with_options(
+    model, num_layers=s.config.architecture.num_hidden_layers
+  )
+  layers = jax.tree.map(
+    lambda a, b: jnp.concatenate([a, b]), loaded.params['layers'], new
+  )
+  where = sharding.shardings(
+    model.param_axes(), model.abstract_params(), s.mesh, s.rules
+  )
+  params = jax.device_put({**loaded.params, 'layers': layers}, where)
+  return dataclasses.replace(loaded, model=model, params=params)
 
 
 def look_and_copy(params):
@@ -149,27 +190,54 @@ def make_texts(
 
 def _texts_of(kind: str, count: int, seed: int, slot_bias: float):
   task, form = kind.split('_')
-  name = 'tiny_tldr' if task == 'summary' else 'tiny_dialogue'
-  module = datasets.load_module(name)
+  dialogue = task in ('helpful', 'harmless', 'dialogue')
+  module = datasets.load_module('tiny_dialogue' if dialogue else 'tiny_tldr')
   # Every kind has rows of its own: no post is seen twice.
   row_seed = seed * len(KINDS) + KINDS.index(kind)
-  make = _maker(
-    kind, form, module, slot_bias, np.random.default_rng([seed, row_seed])
-  )
+  rng = np.random.default_rng([seed, row_seed])
+  make = _maker(kind, form, module, slot_bias, rng)
+  rows = _rows(module, task, count, row_seed)
+  if task == 'short':
+    rows = (_shortened(row, module, rng) for row in rows)
   return [
     dataclasses.replace(make(row), id=f'{kind}-{i}')
-    for i, row in enumerate(_rows(module, task, count, row_seed))
+    for i, row in enumerate(rows)
   ]
 
 
 def _rows(module, task: str, count: int, seed: int) -> Sequence[Example]:
-  tasks = {'summary': (None,), 'dialogue': ('helpful', 'harmless')}
+  parts = {'dialogue': ('helpful', 'harmless')}.get(task, (task,))
   rows = []
-  for part in tasks.get(task, (task,)):
-    options = {} if part is None else {'task': part}
-    size = count // len(tasks.get(task, (task,)))
-    rows += module.load(None, 'labeler', size=size, seed=seed, **options)
+  for part in parts:
+    options = {'task': part} if part in ('helpful', 'harmless') else {}
+    rows += module.load(
+      None, 'labeler', size=count // len(parts), seed=seed, **options
+    )
   return rows
+
+
+def _shortened(row: Example, module, rng) -> Example:
+  """The same kind of row, with two facts and nothing else in its post.
+
+  Looking words up is learned from these in a tenth of the time that posts of
+  full length take, and carries over to them.
+  """
+  slots = sorted(row.meta['facts'])
+  slots = [slots[i] for i in rng.permutation(len(slots))[:2]]
+  facts = {slot: row.meta['facts'][slot] for slot in slots}
+  text = ' '.join(module.write_facts(facts, rng))
+  plain = module.Quality(0.8, 0.4, 0.2, 0.0, 0.0, 0.0, 0.0)
+  one = two = module.write_summary(facts, rng, plain)
+  while one == two:
+    two = module.write_summary(facts, rng, plain)
+  return dataclasses.replace(
+    row,
+    prompt=f'{text}\n\nTL;DR:',
+    response=module.write_summary(facts, rng),
+    pair=(one, two),
+    fields={'text': text},
+    meta={**row.meta, 'facts': facts},
+  )
 
 
 def _maker(
@@ -178,9 +246,9 @@ def _maker(
   """Turns a labeler row into a training text of one kind."""
   if form == 'text':
     return lambda row: row
-  if form == 'check':
-    return lambda row: _checked(row, row.pair[int(rng.random() < 0.5)], module)
-  prompt = prompts.load_prompt(kind)
+  if form == 'marks':
+    return lambda row: marked(row, row.pair[int(rng.random() < 0.5)], module)
+  prompt = prompts.load_prompt(kind.replace('short', 'summary'))
 
   def score(row: Example) -> Example:
     response = row.pair[int(rng.random() < 0.5)]
@@ -202,17 +270,20 @@ def _maker(
   return score if form == 'score' else compare
 
 
-def _checked(row: Example, response: str, module) -> Example:
-  """A text that says of each statement whether the post holds it."""
+def marked(row: Example, response: str, module) -> Example:
+  """The response with 'right' or 'wrong' after each statement of a value.
+
+  Right is what the text says too, so the mark is next to what it is about:
+  telling it apart needs no count of statements.
+  """
   facts = row.meta['facts']
-  answers = [
-    'right'
-    if all(facts.get(slot) == v for slot, v in clause.values)
-    else 'wrong'
-    for clause in module.GRAMMAR.parse(response).clauses
-  ]
-  return Example(
-    row.id,
-    _CHECK.format(text=row.fields['text'], response=response),
-    response=' '.join(answers) or 'wrong',
-  )
+  parts = []
+  for part in re.findall('[^.,]+[.,]?', response):
+    said = part.rstrip('.,')
+    values = [v for c in module.read(row, said).clauses for v in c.values]
+    if values:
+      true = all(facts.get(slot) == value for slot, value in values)
+      said += ' right' if true else ' wrong'
+    parts.append(said.strip() + part[len(part.rstrip('.,')) :])
+  (text,) = row.fields.values()
+  return Example(row.id, _MARKS.format(text), response=' '.join(parts))

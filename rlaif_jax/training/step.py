@@ -13,7 +13,7 @@ from rlaif_jax.training.train_state import TrainState
 
 Metrics = dict[str, jax.Array]
 GradFn = Callable[[Params, Any], tuple[Params, Metrics]]
-LossFn = Callable[[Params, Any, Key], tuple[jax.Array, Metrics]]
+LossFn = Callable[..., tuple[jax.Array, Metrics]]
 
 WEIGHT = 'weight'
 
@@ -112,22 +112,24 @@ def make_train_step(
   tx: optax.GradientTransformation,
   *,
   num_microbatches: int = 1,
-) -> Callable[[TrainState, Any, Key], tuple[TrainState, Metrics]]:
-  """The jitted step(state, batch, key) -> (state, metrics); donates `state`.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+  """The jitted step(state, batch, key, *rest) -> (state, metrics).
+
+  `state` is donated; `rest` (frozen parameters, say) goes to the loss as it is.
 
   Args:
-    loss_fn: (params, batch, key) -> (scalar, metrics). See `accumulate` for
-      what it must return to be exact with several microbatches, each of which
-      gets its own key.
+    loss_fn: (params, batch, key, *rest) -> (scalar, metrics). See `accumulate`
+      for what it must return to be exact with several microbatches, each of
+      which gets its own key.
     tx: optimiser.
     num_microbatches: gradient accumulation; must divide the batch size.
   """
   grad_fn = jax.grad(loss_fn, has_aux=True)
 
-  def step(state: TrainState, batch: Any, key: Key):
+  def step(state: TrainState, batch: Any, key: Key, *rest: Any):
     if num_microbatches == 1:
       grads, metrics = accumulate(
-        lambda params, batch: grad_fn(params, batch, key),
+        lambda params, batch: grad_fn(params, batch, key, *rest),
         state.params,
         batch,
         num_microbatches,
@@ -135,7 +137,7 @@ def make_train_step(
     else:
       keys = jax.random.split(key, num_microbatches)
       grads, metrics = accumulate(
-        lambda params, pair: grad_fn(params, pair[0], pair[1][0]),
+        lambda params, pair: grad_fn(params, pair[0], pair[1][0], *rest),
         state.params,
         (batch, keys),
         num_microbatches,

@@ -55,11 +55,11 @@ def test_prompt_is_the_tldr_query_format(train):
     assert head == f'SUBREDDIT: r/{subreddit}'
     assert title.startswith('TITLE: ')
     body = post.removeprefix('POST: ')
-    assert 25 <= len(body.split()) <= 45
+    assert 18 <= len(body.split()) <= 32
     assert body == body.lower()
     said = set(body.replace('.', '').replace('?', '').split())
     assert set(example.meta['facts'].values()) <= said
-    assert 4 <= len(example.meta['facts']) <= 6
+    assert 3 <= len(example.meta['facts']) <= 4
 
 
 def test_same_arguments_same_rows_and_other_seed_other_rows():
@@ -75,13 +75,11 @@ def test_first_row_is_the_same_on_every_machine():
   row = tiny_tldr.load(None, 'test', size=1)[0]
   assert row.id == 'test-0-0'
   assert row.prompt == (
-    'SUBREDDIT: r/gardening\n\nTITLE: need some advice\n\nPOST: it '
-    'all started with my teacher. i never expected this. the '
-    'weather was nice too. please be kind. i have to pay forty '
-    'dollars for it. would you quit here? i woke up lonely again.'
-    '\n\nTL;DR:'
+    'SUBREDDIT: r/gardening\n\nTITLE: a weird situation\n\nPOST: it '
+    'all started with my teacher. i could not sleep at all. then the '
+    'funeral came. it was late in winter.\n\nTL;DR:'
   )
-  assert row.response == 'feeling lonely.'
+  assert row.response == 'trouble with the funeral, it concerns my teacher.'
 
 
 def test_labelers_and_policies_read_different_subreddits(train):
@@ -134,7 +132,7 @@ def test_a_value_word_means_one_fact():
     # Stray marks count as words that explain nothing.
     ('about my sister....', 1 / 5, 1, 1 / 2, 1),
     ('no such words here.', 0, 0, 0, 1),
-    (' '.join(['word'] * 33), 0, 0, 0, 1 / 2),
+    (' '.join(['word'] * 24), 0, 0, 0, 1 / 2),
     ('', 0, 0, 0, 0),
     ('...', 0, 0, 0, 0),
   ],
@@ -230,8 +228,8 @@ def test_human_choice_follows_the_seed():
     tiny_tldr.human_prefers(EXAMPLE, FULL, 'about my sister.', seed)
     for seed in range(300)
   ]
-  # 1 / (1 + exp(-0.36 / 0.14))
-  assert np.mean(votes) == pytest.approx(0.93, abs=0.04)
+  # 1 / (1 + exp(-0.36 / 0.16))
+  assert np.mean(votes) == pytest.approx(0.905, abs=0.04)
   again = tiny_tldr.human_prefers(EXAMPLE, FULL, 'about my sister.', 7)
   assert again == votes[7]
 

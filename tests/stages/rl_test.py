@@ -1,6 +1,8 @@
 """The RL step: exactness on a tiny random policy."""
 
 import dataclasses
+import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +14,12 @@ from rlaif_jax.core.types import PromptBatch
 from rlaif_jax.data.tokenizer import load_tokenizer
 from rlaif_jax.inference import decode, score
 from rlaif_jax.inference.sampling import SamplingConfig
-from rlaif_jax.models import heads, locate
+from rlaif_jax.models import heads, hf, locate
 from rlaif_jax.stages import common, rl
+from rlaif_jax.training.metrics import read_metrics
 
 B, P, R = 8, 6, 5
+CLOCK = ('time/', 'perf/')
 
 
 @pytest.fixture(scope='module')
@@ -63,7 +67,7 @@ def step_on(
   """
   loaded, prompts = world
   shape = mesh_shape or dict(data=1, fsdp=len(devices), tensor=1)
-  mesh = sharding.make_mesh(shape, devices)
+  mesh = sharding.make_mesh(shape, devices=devices)
   with jax.set_mesh(mesh):
     s = common.Session(None, config, mesh, sharding.DEFAULT_RULES)
     where = sharding.shardings(
@@ -76,9 +80,7 @@ def step_on(
       'policy': common.make_optimizer(config.optimizer, 2),
       'value': common.make_optimizer(config.value_optimizer, 2),
     }
-    value_model, state, reference = rl.init_state(
-      s, here, txs, jax.random.key(1)
-    )
+    value_model, state, frozen = rl.init_state(s, here, txs, jax.random.key(1))
     state = start(state)
     generate = decode.make_generate(
       loaded.model,
@@ -95,8 +97,8 @@ def step_on(
     )
     update = rl.make_update(config, loaded.model, value_model, txs)
     scores = sharding.shard_batch(np.asarray(scores, np.float32), mesh)
-    state, metrics = update(state, reference, rollout, scores)
-    return jax.device_get((rollout, state, metrics, reference))
+    state, metrics = update(state, frozen, rollout, scores)
+    return jax.device_get((rollout, state, metrics, frozen.reference))
 
 
 SCORES = np.linspace(-1.0, 1.0, B)
@@ -255,3 +257,81 @@ def test_running_reward_scaling():
   unscaled, same = rl.scale_rewards('none', scores, rl.RunningStats.zero())
   np.testing.assert_array_equal(unscaled, scores)
   np.testing.assert_allclose(same.std(), np.std(scores), rtol=1e-6)
+
+
+# -- the whole stage ----------------------------------------------------------
+
+
+def stage_config(policy, reward, **overrides):
+  """Three steps on eight prompts of the tiny world."""
+  c = rl.default_config()
+  c.policy.path = policy
+  c.reward.name, c.reward.path = reward
+  c.reward.max_tokens, c.reward.batch_size = 256, 8
+  c.data.update(name='tiny_tldr', path='', split='rl', size=8)
+  c.batch_size, c.num_steps, c.max_prompt, c.max_response = 8, 3, 80, 6
+  for block in (c.optimizer, c.value_optimizer):
+    block.name, block.learning_rate = 'adam', 1e-3
+  c.update_from_flattened_dict(overrides)
+  return c
+
+
+@pytest.mark.parametrize('name', ['reward_model', 'direct'])
+def test_stage(tiny_model, tiny_reward_model, tmp_path, one_device, name):
+  path = tiny_reward_model if name == 'reward_model' else tiny_model
+  rl.run(stage_config(tiny_model, (name, path)), tmp_path)
+  rows = read_metrics(tmp_path)
+  assert [row['step'] for row in rows] == [1, 2, 3]
+  assert abs(rows[0]['objective/kl']) < 1e-5
+  assert abs(rows[2]['objective/kl']) > 1e-5
+  assert all(row['val/sampler_gap'] < 1e-4 for row in rows)
+  assert all(row['objective/scores_std'] > 0 for row in rows)
+  if name == 'direct':
+    assert all(-1 <= row['objective/scores'] <= 1 for row in rows)
+  assert json.loads((tmp_path / 'summary.json').read_text()) == rows[-1]
+  _, start = hf.load(tiny_model)
+  _, params = hf.load(tmp_path / 'model')
+  assert largest(jax.tree.map(np.subtract, params, start)) > 1e-4
+
+
+@pytest.mark.multidevice
+def test_stage_on_a_mesh_is_that_on_one_device(
+  tiny_model, tmp_path, one_device, monkeypatch
+):
+  """Rollouts, scores and updates of the first two steps agree."""
+  config = stage_config(tiny_model, ('direct', tiny_model), num_steps=2)
+  rl.run(config, tmp_path / 'one')
+  everywhere = functools.partial(sharding.make_mesh, devices=jax.devices())
+  monkeypatch.setattr(sharding, 'make_mesh', everywhere)
+  config.mesh.update(data=2, fsdp=2, tensor=2)
+  rl.run(config, tmp_path / 'eight')
+  one, eight = (read_metrics(tmp_path / name) for name in ('one', 'eight'))
+  for first, second in zip(one, eight, strict=True):
+    for key in first.keys() - {k for k in first if k.startswith(CLOCK)}:
+      assert second[key] == pytest.approx(first[key], rel=1e-3, abs=1e-4), key
+
+
+def test_reference_and_value_of_their_own(make_model, tmp_path, one_device):
+  """KL is to the reference; the value model starts from its own trunk."""
+  other = make_model(1)
+  config = stage_config(
+    make_model(0), ('direct', make_model(0)), reference=other, value=other
+  )
+  mesh = sharding.make_mesh()
+  with jax.set_mesh(mesh):
+    s = common.Session(tmp_path, config, mesh, sharding.DEFAULT_RULES)
+    txs = dict.fromkeys(
+      ('policy', 'value'), common.make_optimizer(config.optimizer, 1)
+    )
+    _, state, frozen = rl.init_state(
+      s, common.load_policy(config.policy, s), txs, jax.random.key(0)
+    )
+  _, params = hf.load(other)
+  jax.tree.map(np.testing.assert_array_equal, frozen.reference, params)
+  jax.tree.map(
+    np.testing.assert_array_equal, state.value.params['trunk'], params
+  )
+  assert largest(jax.tree.map(np.subtract, state.policy.params, params)) > 0.1
+  config.num_steps = 1
+  rl.run(config, tmp_path / 'run')
+  assert abs(read_metrics(tmp_path / 'run')[0]['objective/kl']) > 0.1

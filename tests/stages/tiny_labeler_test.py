@@ -7,19 +7,28 @@ import jax
 import numpy as np
 import pytest
 
-from rlaif_jax.data.datasets import tiny_dialogue, tiny_tldr
+from rlaif_jax.data.datasets import Example, tiny_dialogue, tiny_tldr
 from rlaif_jax.labeler import prompts
 from rlaif_jax.stages import common, tiny_labeler
 from rlaif_jax.training import loop
 
 MIX = tiny_labeler.LABELER_MIX
+WORDS = {w for values in tiny_tldr.VALUES.values() for w in values}
 
 
 def texts_of(kind, count=60, seed=0, slot_bias=0.0):
   return tiny_labeler.make_texts({kind: 1.0}, count, seed, slot_bias)
 
 
-@pytest.mark.parametrize('mix', [tiny_labeler.BASE_MIX, MIX])
+@pytest.mark.parametrize(
+  'mix',
+  [
+    tiny_labeler.LOOKUP_MIX,
+    tiny_labeler.BASE_MIX,
+    tiny_labeler.JUDGE_MIX,
+    MIX,
+  ],
+)
 def test_shares_are_those_of_the_mix(mix):
   assert sum(mix.values()) == pytest.approx(1.0)
   texts = tiny_labeler.make_texts(mix, 200, 0, 0.3)
@@ -46,7 +55,7 @@ def test_no_text_is_seen_twice_across_kinds_and_seeds():
 
 
 @pytest.mark.parametrize(
-  'kind', [k for k in MIX if k.rpartition('_')[2] not in ('text', 'check')]
+  'kind', [k for k in MIX if k.rpartition('_')[2] not in ('text', 'marks')]
 )
 def test_answers_are_labels_of_the_prompt_as_it_is_asked(kind):
   """The text ends where the label is scored; nothing stands between."""
@@ -105,6 +114,39 @@ def test_grades_follow_the_quality():
   grades = [int(t.response) for t in texts]
   assert set(grades) <= set(range(1, 11))
   assert len(set(grades)) > 5
+
+
+def test_marks_say_what_the_text_supports():
+  row = Example(
+    'a',
+    prompt='',
+    fields={'text': 'my boss is in the middle of this. it was late in july.'},
+    meta={'facts': {'who': 'boss', 'time': 'july'}},
+  )
+  marked = tiny_labeler.marked(
+    row,
+    'about my boss, so basically since march. costs ten dollars, boss my is',
+    tiny_tldr,
+  )
+  assert marked.response == (
+    'about my boss right, so basically since march wrong. '
+    'costs ten dollars wrong, boss my is'
+  )
+  assert row.fields['text'] in marked.prompt
+
+
+@pytest.mark.parametrize('kind', ['short_marks', 'helpful_marks'])
+def test_marks_are_of_both_kinds_and_next_to_their_statement(kind):
+  words = ' '.join(t.response for t in texts_of(kind)).split()
+  marks = [w.strip('.,') for w in words if w.strip('.,') in ('right', 'wrong')]
+  assert 0.1 < np.mean([m == 'right' for m in marks]) < 0.9
+
+
+def test_short_posts_have_two_facts():
+  for text in texts_of('short_marks', 20):
+    post = text.prompt.split('\n\n')[1]
+    said = [w for w in post.strip('.?').split() if w.strip('.?') in WORDS]
+    assert len(said) == 2
 
 
 @pytest.mark.parametrize('kind', ['summary_text', 'dialogue_text'])
@@ -168,6 +210,30 @@ def test_attention_starts_as_look_and_copy(one_device):
   assert jax.tree.map(lambda x: (x.shape, x.dtype), loaded.params) == (
     jax.tree.map(lambda x: (x.shape, x.dtype), abstract)
   )
+
+
+def test_a_grown_model_starts_as_the_smaller_one(one_device):
+  config = small_config()
+  mesh = tiny_labeler.sharding.make_mesh(config.mesh.to_dict())
+  rules = tiny_labeler.sharding.DEFAULT_RULES
+  tokens = np.arange(24, dtype=np.int32).reshape(2, 12)
+  with jax.set_mesh(mesh):
+    small = tiny_labeler.from_scratch(
+      common.Session(None, config, mesh, rules), config
+    )
+    config.architecture.num_hidden_layers += 2
+    s = common.Session(None, config, mesh, rules)
+    large = tiny_labeler.grown(s, small)
+    assert large.model.config.num_layers == small.model.config.num_layers + 2
+    np.testing.assert_allclose(
+      large.model.apply(large.params, tokens).logits,
+      small.model.apply(small.params, tokens).logits,
+      atol=1e-5,
+    )
+    assert tiny_labeler.grown(s, large) is large
+    config.architecture.num_hidden_layers = 1
+    with pytest.raises(ValueError, match='layers can only be added'):
+      tiny_labeler.grown(s, large)
 
 
 def test_seed_decides_the_start(one_device):

@@ -23,6 +23,7 @@ from rlaif_jax.data.datasets import _tiny_dialogue_words as words
 
 WEIGHTS = judge.WEIGHTS
 oracle = judge.oracle
+read = judge.read
 oracle_axes = judge.oracle_axes
 is_harmful = judge.is_harmful
 

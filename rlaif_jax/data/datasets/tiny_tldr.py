@@ -1,6 +1,6 @@
 """Tiny forum posts to summarize, with a known oracle.
 
-A post holds four to six facts, one sentence each, and some filler; a summary
+A post holds three or four facts, one sentence each, and some filler; a summary
 holds one clause for each fact that it covers. The oracle scores the four axes
 of the rater guide that the paper prompts with (arXiv 2309.00267, Table 16):
 coverage, accuracy, coherence, and length in place of overall quality. The
@@ -28,8 +28,8 @@ VALUES = words.VALUES
 # Weights of the axes in the oracle. Coverage leads: it is what most sets
 # summaries of this world apart, and what a policy can improve on most.
 WEIGHTS = {'coverage': 0.45, 'accuracy': 0.3, 'coherence': 0.15, 'length': 0.1}
-WORD_BUDGET = 22
-HUMAN_TEMPERATURE = 0.14
+WORD_BUDGET = 16
+HUMAN_TEMPERATURE = 0.16
 LABELER_TEMPERATURE = 0.05
 # Oracle values that map to grades 1 and 10; graded summaries span them.
 GRADE_RANGE = (0.3, 1.0)
@@ -141,8 +141,8 @@ def _example(split: str, seed: int, index: int) -> Example:
 
 
 def draw_facts(subreddit: str, rng: np.random.Generator) -> dict[str, str]:
-  """Draws four to six facts; each subreddit has its favourite values."""
-  slots = tiny.shuffled(rng, VALUES)[: tiny.pick(rng, (4, 5, 6))]
+  """Draws three or four facts; each subreddit has its favourite values."""
+  slots = tiny.shuffled(rng, VALUES)[: tiny.pick(rng, (3, 4))]
   offset = 3 * (LABELER_SUBREDDITS + POLICY_SUBREDDITS).index(subreddit)
   facts = {}
   for slot in slots:
@@ -154,18 +154,25 @@ def draw_facts(subreddit: str, rng: np.random.Generator) -> dict[str, str]:
 
 
 def write_post(facts: Mapping[str, str], rng: np.random.Generator) -> str:
-  """Writes a sentence for each fact and fillers, 25 to 45 words in all."""
-  sentences = [
-    tiny.pick(rng, words.SENTENCES[slot]).format(**facts) for slot in facts
-  ]
-  wanted = tiny.pick(rng, (1, 1, 2, 2, 3))
+  """Writes a sentence for each fact and fillers, 18 to 32 words in all."""
+  sentences = write_facts(facts, rng)
+  wanted = tiny.pick(rng, (0, 1, 1, 2))
   for index, filler in enumerate(tiny.shuffled(rng, words.FILLERS)):
     count = sum(len(s.split()) for s in sentences)
-    too_long = count + len(filler.split()) > 45
-    if too_long or (index >= wanted and count >= 25):
+    too_long = count + len(filler.split()) > 32
+    if too_long or (index >= wanted and count >= 18):
       break
     sentences.append(filler)
   return ' '.join(tiny.shuffled(rng, sentences))
+
+
+def write_facts(
+  facts: Mapping[str, str], rng: np.random.Generator
+) -> list[str]:
+  """Writes a sentence for each fact, in their order."""
+  return [
+    tiny.pick(rng, words.SENTENCES[slot]).format(**facts) for slot in facts
+  ]
 
 
 def write_summary(
@@ -227,6 +234,12 @@ def _different_pair(
   return one, two
 
 
+def read(example: Example, response: str) -> tiny.Parse:
+  """Reads what a response says; `example` is any row of this data set."""
+  del example  # one language for all rows
+  return GRAMMAR.parse(response)
+
+
 def oracle_axes(example: Example, response: str) -> dict[str, float]:
   """Scores any text on the four axes, each in [0, 1].
 
@@ -239,7 +252,7 @@ def oracle_axes(example: Example, response: str) -> dict[str, float]:
   length: 1 up to `WORD_BUDGET` words, falling to 0 at twice that.
   """
   facts = example.meta['facts']
-  parse = GRAMMAR.parse(response)
+  parse = read(example, response)
   stated = parse.stated()
   covered = sum(stated.get(slot) == value for slot, value in facts.items())
   return {
