@@ -79,9 +79,9 @@ def reward(source: str):
   c.model.path, c.labels = 'step:sft', f'step:{source}'
   common.tiny_data(c.eval_data, 'test_preferences', 512)
   common.tiny_lengths(c)
-  c.batch_size, c.num_epochs = 64, 2
-  _optimizer(c.optimizer, 1e-3)
-  c.optimizer.schedule = 'linear'
+  c.batch_size, c.num_epochs = 64, 4
+  _optimizer(c.optimizer, 3e-3)
+  c.optimizer.name, c.optimizer.schedule = 'muon', 'linear'
   return c
 
 
@@ -92,8 +92,10 @@ def rl(reward_step: str):
   c.reward.path = f'step:{reward_step}'
   common.tiny_data(c.data, 'rl', 4096)
   common.tiny_lengths(c)
-  c.batch_size, c.num_steps = 64, 100
-  _optimizer(c.optimizer, 3e-4)
+  c.batch_size, c.num_steps = 64, 160
+  c.reward_scaling = 'running'  # so that one beta suits all rewards
+  c.algorithm_config.beta = 0.2
+  _optimizer(c.optimizer, 5e-4)
   _optimizer(c.value_optimizer, 1e-3)
   c.checkpoint.every = 50
   return c
@@ -102,6 +104,7 @@ def rl(reward_step: str):
 def direct(labeler: str):
   """The same loop, rewarded by the labeler's own 1-10 score."""
   c = rl('')
+  c.num_steps, c.algorithm_config.beta = 200, 0.1
   c.reward.name, c.reward.path = 'direct', labeler
   c.reward.prompt, c.reward.max_tokens = 'summary_score', 256
   return c

@@ -3,7 +3,7 @@
 #
 #   bash launch/ship_labelers.sh [RUNS_FOLDER]     (default runs/labelers)
 #
-# About an hour and a half on 2 CPU cores. Safe to run again: what is finished
+# About half an hour on 2 CPU cores. Safe to run again: what is finished
 # is not repeated. Overwrites rlaif_jax/tiny_world/{xs,s,l}.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -13,4 +13,5 @@ for size in xs s l; do
     --config="configs/tiny_labelers.py:size=$size" --workdir="$runs/$size"
   rm -rf "rlaif_jax/tiny_world/$size"
   cp -r "$runs/$size/labeler/model" "rlaif_jax/tiny_world/$size"
+  chmod -R a+rX "rlaif_jax/tiny_world/$size"
 done
