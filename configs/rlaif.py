@@ -64,7 +64,7 @@ def sft():
 def labels(labeler: str):
   """Two SFT samples a prompt, compared by a labeler or the simulated human."""
   c = stages.load('label').default_config()
-  common.tiny_data(c.data, 'rl', 2048)
+  common.tiny_data(c.data, 'rl', 4096)
   c.pairs, c.policy.path = 'samples', 'step:sft'
   common.tiny_lengths(c)
   c.source = 'labeler' if labeler else 'human'
@@ -79,8 +79,8 @@ def reward(source: str):
   c.model.path, c.labels = 'step:sft', f'step:{source}'
   common.tiny_data(c.eval_data, 'test_preferences', 512)
   common.tiny_lengths(c)
-  c.batch_size, c.num_epochs = 64, 4
-  _optimizer(c.optimizer, 3e-3)
+  c.batch_size, c.num_epochs = 64, 2
+  _optimizer(c.optimizer, 2e-3)
   c.optimizer.name, c.optimizer.schedule = 'muon', 'linear'
   return c
 
@@ -94,7 +94,7 @@ def rl(reward_step: str):
   common.tiny_lengths(c)
   c.batch_size, c.num_steps = 64, 160
   c.reward_scaling = 'running'  # so that one beta suits all rewards
-  c.algorithm_config.beta = 0.2
+  c.algorithm_config.beta = 0.15
   _optimizer(c.optimizer, 5e-4)
   _optimizer(c.value_optimizer, 1e-3)
   c.checkpoint.every = 50

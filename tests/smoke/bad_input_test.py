@@ -104,10 +104,10 @@ def test_bad_data(config_of, tmp_path, one_device, stage, rows, needles):
   ('stage', 'row', 'needle'),
   [
     ('sft', {'prompt': 'a'}, 'no response to learn from; SFT needs the column'),
-    ('sft', {'prompt': 'a', 'response': 'w ' * 99}, 'max_response=40'),
+    ('sft', {'prompt': 'a', 'response': 'w ' * 99}, 'max_response=32'),
     ('label', {'prompt': 'a', 'response': 'b'}, 'no pair of responses'),
     *(
-      (stage, {**GOOD, 'prompt': 'word ' * 200}, 'more than max_prompt=80')
+      (stage, {**GOOD, 'prompt': 'word ' * 200}, 'more than max_prompt=64')
       for stage in ('sft', 'reward', 'rl', 'evaluate')
     ),
   ],
