@@ -16,9 +16,22 @@ model=MODEL_FOLDER,labeler=LABELER_FOLDER,batch=16,steps=50,prompt=384,response=
   posts   prompts and demonstrations, for SFT, RL and evaluation
   pairs   comparisons with human labels; the labeler labels the same pairs
   valid   held-out comparisons, for the accuracy of reward models
+  given   pairs that another AI has labelled, such as GPT-4: they get a reward
+          model and a policy of their own, and the labeler is compared with them
+  judge   comparisons for a reward model that only judges the policies; without
+          it the labeler does
 
 task is tldr (summarization), helpful or harmless (dialogues). For dialogues one
-file serves all three; `pairs` and `valid` default to `posts`.
+file serves all three: `pairs` and `valid` default to `posts`, of which the
+share `holdout` is kept for evaluation.
+
+  prompt, response   tokens, as `labels` of the labeler's prompts
+  preamble           base or detailed labeling prompt; '' as in the paper
+  optimizer, rate    of all that is trained
+  sft_epochs, reward_epochs, rl_epochs   or `steps` of each
+  pairs_size         how many pairs the labeler labels and the reward models see
+  ai_pairs           how many the labeler labels, if not pairs_size
+  eval_size          prompts in the evaluation, at most
 """
 
 from ml_collections import ConfigDict
@@ -45,30 +58,54 @@ def get_config(arg: str = ''):
     posts='',
     pairs='',
     valid='',
+    given='',
+    judge='',
     holdout=0.1,
     batch=128,
     steps=0,
+    sft_epochs=1,
+    reward_epochs=3,
+    rl_epochs=8,
+    optimizer='adafactor',
+    rate=1e-5,
     prompt=1024,
     response=128,
     labels=4096,
+    preamble='',
     pairs_size=0,
+    ai_pairs=0,
     eval_size=512,
   )
   if args['task'] not in TASKS:
     raise ValueError(f'task={args["task"]!r}; use one of {", ".join(TASKS)}')
   c = stages.load('pipeline').default_config()
-  steps = {
+  c.steps = ConfigDict(steps(args), sort_keys=False)
+  return c
+
+
+def steps(args) -> dict:
+  """Name -> stage config, in the order of the pipeline."""
+  found = {
     'sft': sft(args),
-    'labels_ai': labels(args),
+    'labels_ai': labels(args, 'pairs'),
     'reward_ai': reward(args, 'step:labels_ai'),
     'reward_human': reward(args, ''),
-    'rlaif': rl(args, 'reward_ai'),
+  }
+  if args['given']:
+    found['labels_given'] = given = labels(args, 'given')
+    given.source = 'dataset'
+    found['labels_ai_on_given'] = labels(args, 'given')
+    found['reward_given'] = reward(args, 'step:labels_given')
+  if args['judge']:
+    found['reward_judge'] = judge(args)
+  found['rlaif'] = rl(args, 'reward_ai')
+  if args['given']:
+    found['rlaif_given'] = rl(args, 'reward_given')
+  return found | {
     'direct_rlaif': direct(args),
     'rlhf': rl(args, 'reward_human'),
     'evaluate': evaluate(args),
   }
-  c.steps = ConfigDict(steps, sort_keys=False)
-  return c
 
 
 def _data(block, args, kind: str, split: str, size: int = 0):
@@ -79,12 +116,12 @@ def _data(block, args, kind: str, split: str, size: int = 0):
     path = COMPARISONS if name == 'tldr' else hub
   block.name, block.path, block.size = name, path, size
   block.overflow = 'truncate'
-  if name == 'tldr':
+  if name == 'tldr' and kind != 'given':
     block.options.kind = 'posts' if kind == 'posts' else 'pairs'
   elif path == hub:
     block.options.subset = f'{args["task"]}-base'
   # A file of its own is used whole; a shared one is split by prompt.
-  own = bool(args[kind]) and kind != 'posts'
+  own = bool(args[kind]) and kind != 'posts' and path != args['posts']
   local = bool(args[kind] or args['posts'])
   block.split = 'all' if own else split
   if local and not own:
@@ -96,6 +133,14 @@ def _lengths(c, args):
   c.batch_size = args['batch']
 
 
+def _training(c, args, epochs: str):
+  """How long to train, and how fast."""
+  c.num_steps, c.num_epochs = args['steps'], args[epochs]
+  for block in ('optimizer', 'value_optimizer'):
+    if block in c:
+      c[block].name, c[block].learning_rate = args['optimizer'], args['rate']
+
+
 def sft(args):
   """One epoch on the demonstrations."""
   c = stages.load('sft').default_config()
@@ -103,17 +148,21 @@ def sft(args):
   _data(c.data, args, 'posts', 'train')
   _data(c.eval_data, args, 'posts', 'valid', args['eval_size'])
   _lengths(c, args)
-  c.num_steps = args['steps']
+  _training(c, args, 'sft_epochs')
   c.overlong_response = 'truncate'
   return c
 
 
-def labels(args):
+def labels(args, kind: str):
   """The data set's own pairs, compared by the labeler in both orders."""
   c = stages.load('label').default_config()
-  _data(c.data, args, 'pairs', 'train', args['pairs_size'])
+  size = args['ai_pairs'] or args['pairs_size']
+  _data(c.data, args, kind, 'train', 0 if kind == 'given' else size)
   c.labeler.path = args['labeler']
   c.labeler.prompt = TASKS[args['task']][2]
+  if args['preamble']:
+    task, _, _ = c.labeler.prompt.partition('_')
+    c.labeler.prompt = f'{task}_{args["preamble"]}'
   c.labeler.max_tokens = args['labels']
   return c
 
@@ -125,7 +174,16 @@ def reward(args, source: str):
   _data(c.data, args, 'pairs', 'train', args['pairs_size'])
   _data(c.eval_data, args, 'valid', 'valid')
   _lengths(c, args)
-  c.num_steps = args['steps']
+  _training(c, args, 'reward_epochs')
+  return c
+
+
+def judge(args):
+  """Reward model from comparisons that no policy is trained on."""
+  c = reward(args, '')
+  _data(c.data, args, 'judge', 'train')
+  if args['judge'] == args['valid']:  # the others' comparisons are held out
+    _data(c.eval_data, args, 'pairs', 'train', args['eval_size'])
   return c
 
 
@@ -135,7 +193,7 @@ def rl(args, reward_step: str):
   c.policy.path, c.reward.path = 'step:sft', f'step:{reward_step}'
   _data(c.data, args, 'posts', 'train')
   _lengths(c, args)
-  c.num_steps = args['steps']
+  _training(c, args, 'rl_epochs')
   return c
 
 
@@ -149,7 +207,7 @@ def direct(args):
 
 
 def evaluate(args):
-  """Win rates against SFT with the labeler as judge."""
+  """Win rates against SFT, judged by the labeler or by `reward_judge`."""
   c = stages.load('evaluate').default_config()
   _data(c.data, args, 'posts', 'valid', args['eval_size'])
   _data(c.human_data, args, 'valid', 'valid')
@@ -157,10 +215,18 @@ def evaluate(args):
   c.judge.name, c.judge.path = 'labeler', args['labeler']
   c.judge.prompt = TASKS[args['task']][3]
   c.judge.max_tokens = args['labels']
-  for name in ('sft', 'rlaif', 'direct_rlaif', 'rlhf'):
+  if args['judge']:
+    c.judge.name, c.judge.path = 'reward_model', 'step:reward_judge'
+  if args['task'] == 'harmless':
+    # The middle of 1 to 10, or the mean of the judge's own comparisons.
+    c.evals.harmless_rate = {'threshold': 0.0 if args['judge'] else 5.5}
+  given = ('given',) if args['given'] else ()
+  rlaif = ('rlaif', *(f'rlaif_{name}' for name in given))
+  for name in ('sft', *rlaif, 'direct_rlaif', 'rlhf'):
     c.policies[name] = f'step:{name}'
-  c.head_to_head = (('rlaif', 'rlhf'),)
-  c.labels.ai = 'step:labels_ai'
-  for name in ('ai', 'human'):
+  c.head_to_head = tuple((name, 'rlhf') for name in rlaif)
+  for name in ('ai', *given, *(f'ai_on_{name}' for name in given)):
+    c.labels[name] = f'step:labels_{name}'
+  for name in ('ai', *given, 'human'):
     c.reward_models[name] = f'step:reward_{name}'
   return c

@@ -22,6 +22,7 @@ _COLUMNS = (
   ('win rate vs SFT', 'eval_win_rate/{}', '{:.1%}'),
   ('95% CI', ('eval_win_rate/{}_ci_low', 'eval_win_rate/{}_ci_high'), None),
   ('length-corrected', 'eval_win_rate_lc/{}', '{:.1%}'),
+  ('harmless', 'eval_harmless_rate/{}', '{:.1%}'),
   ('KL to SFT', 'objective/kl/{}', '{:.2f}'),
   ('words', 'text/words/{}', '{:.1f}'),
   ('repeated 3-grams', 'text/repeated_3grams/{}', '{:.1%}'),
@@ -135,6 +136,7 @@ def results(workdir: pathlib.Path) -> str:
   seeds = config.get('seeds') or [config.get('seed', 0)]
   made = datetime.date.fromtimestamp(file.stat().st_mtime)
   note = (
+    f'Judge: {judge_text(summary)}. '
     f'Seeds {", ".join(map(str, seeds))}; {_platform()}; {made:%Y-%m-%d}. '
     'Intervals are 95% bootstrap intervals over prompts'
     + (', averaged over seeds.' if len(seeds) > 1 else '.')
@@ -142,7 +144,25 @@ def results(workdir: pathlib.Path) -> str:
   return '\n\n'.join([_policies(summary), *_feedback(summary), note])
 
 
+def judge_text(summary: dict) -> str:
+  """Who judged, and how good that judge is where that is known."""
+  judge = summary.get('judge', {'name': 'oracle'})
+  if judge['name'] == 'labeler':
+    return f'the labeler ({judge["of"]}) with the prompt `{judge["prompt"]}`'
+  if judge['name'] != 'reward_model':
+    return f'the {judge["name"]}'
+  text = f'the reward model `{judge["of"]}`'
+  if _ACCURACY in judge:
+    text += (
+      f', trained on {judge["pairs"]:.0f} human comparisons that no policy and '
+      f'no other reward model saw ({judge[_ACCURACY]:.1%} accuracy on others; '
+      f'longer is better: {judge[_LONGER]:.1%})'
+    )
+  return text
+
+
 def _policies(summary: dict) -> str:
+  """One row a policy, then the head-to-head rows."""
   metrics = summary['metrics']
   names = list(summary['policies'])
   names += sorted(
@@ -150,13 +170,15 @@ def _policies(summary: dict) -> str:
     for key in metrics
     if re.fullmatch(r'eval_win_rate/\w+_vs_\w+_win', key)
   )
-  rows = [['policy', *(title for title, _, _ in _COLUMNS)]]
-  for name in names:
-    row = [name.replace('_vs_', ' vs ').replace('_', ' ')]
-    for _, key, form in _COLUMNS:
-      row.append(_cell(metrics, name, key, form))
-    rows.append(row)
-  return _markdown(rows)
+  return _table(
+    'policy',
+    {
+      name.replace('_vs_', ' vs ').replace('_', ' '): {
+        title: _cell(metrics, name, key, form) for title, key, form in _COLUMNS
+      }
+      for name in names
+    },
+  )
 
 
 def _cell(metrics: dict, name: str, key, form: str | None) -> str:
@@ -171,32 +193,40 @@ def _cell(metrics: dict, name: str, key, form: str | None) -> str:
   return f'{text} ± {form.format(spread)}' if spread else text
 
 
+_ACCURACY = 'eval_rewards/accuracies/model'
+_LONGER = 'eval_rewards/accuracies/longer'
+_FEEDBACK = {
+  'labelers': {
+    'pairs': 'pairs',
+    'labeler/alignment': "agreement with the data's labels",
+    'labeler/flip_rate': 'flip rate',
+    'labeler/position_bias': 'same position preferred',
+    'labeler/first_shown_rate': 'first shown preferred',
+    'labeler/longer_rate': 'longer preferred',
+  },
+  'reward_models': {
+    _ACCURACY: 'accuracy on human pairs',
+    ('_ci_low', '_ci_high'): '95% CI',
+    _LONGER: 'longer is better',
+  },
+}
+
+
 def _feedback(summary: dict) -> list[str]:
+  """A table of the labelers and one of the reward models."""
   tables = []
-  for block, columns in (
-    (
-      'labelers',
-      {
-        'labeler/alignment': 'alignment with human labels',
-        'labeler/flip_rate': 'flip rate',
-        'labeler/position_bias': 'same position preferred',
-        'pairs': 'pairs',
-      },
-    ),
-    (
-      'reward_models',
-      {
-        'eval_rewards/accuracies/model': 'accuracy on human pairs',
-        'eval_rewards/accuracies/longer': 'longer is better',
-      },
-    ),
-  ):
+  for block, columns in _FEEDBACK.items():
     if summary.get(block):
-      rows = [[block.replace('_', ' ')[:-1], *columns.values()]]
+      rows = {}
       for name, found in summary[block].items():
-        cells = [found.get(key) for key in columns]
-        rows.append([name.replace('_', ' '), *map(_number, cells)])
-      tables.append(_markdown(rows))
+        row = rows[name.replace('_', ' ')] = {}
+        for key, title in columns.items():
+          if isinstance(key, tuple):
+            ends = [_number(found.get(_ACCURACY + suffix)) for suffix in key]
+            row[title] = ' to '.join(filter(None, ends))
+          else:
+            row[title] = _number(found.get(key))
+      tables.append(_table(block.replace('_', ' ')[:-1], rows))
   return tables
 
 
@@ -204,6 +234,19 @@ def _number(value) -> str:
   if value is None:
     return ''
   return f'{value:.1%}' if value <= 1 else f'{value:.0f}'
+
+
+def _table(corner: str, rows: dict[str, dict[str, str]]) -> str:
+  """Markdown; columns that no row fills are left out."""
+  titles = [
+    t for t in next(iter(rows.values())) if any(r[t] for r in rows.values())
+  ]
+  return _markdown(
+    [
+      [corner, *titles],
+      *([name, *(row[t] for t in titles)] for name, row in rows.items()),
+    ]
+  )
 
 
 def _markdown(rows: list[list[str]]) -> str:

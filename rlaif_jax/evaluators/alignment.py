@@ -6,6 +6,7 @@ labeler that prefers the same slot twice has contradicted itself.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -113,6 +114,29 @@ def position_bias(
       np.mean(0.5 + 0.5 * np.concatenate([slot_12, slot_21]))
     ),
   }
+
+
+def length_bias(
+  p_first: ArrayLike, pairs: Sequence[tuple[str, str]]
+) -> dict[str, float]:
+  """`labeler/longer_rate`: the share of labels for the longer response.
+
+  In characters, as the longer-is-better baseline of reward models. A 50/50
+  label and a pair of the same length count half.
+
+  Args:
+    p_first: probability that the first response is better [n].
+    pairs: both responses [n].
+
+  Raises:
+    ValueError: lengths differ, none at all, or a value outside [0, 1].
+  """
+  p = _probabilities(p_first)
+  if len(p) != len(pairs):
+    raise ValueError(f'{len(p)} labels of {len(pairs)} pairs')
+  longer = np.array([float(len(a) - len(b)) for a, b in pairs])
+  agreed = statistics.agreement(p - 0.5, longer)
+  return {'labeler/longer_rate': float(agreed.mean())}
 
 
 def evaluate(context: evaluators.Context, config: Config) -> dict[str, float]:

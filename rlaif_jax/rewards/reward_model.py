@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rlaif_jax import sharding
 from rlaif_jax.core.types import Rollout
@@ -40,27 +41,41 @@ class RewardModel:
 
   def score(self, rollout: Rollout, examples: Sequence[Example]) -> jax.Array:
     """Normalised scores [B]; on the device if the tokenizers are the same."""
-    if self.tokenizer.fingerprint == self.policy_tokenizer.fingerprint:
-      raw = score_rollout(self.model, self.params, rollout)
-    else:
-      tokens, mask = self._retokenize(rollout, examples)
-      raw = score_tokens(self.model, self.params, tokens, mask)
+    if self.tokenizer.fingerprint != self.policy_tokenizer.fingerprint:
+      texts = decode_responses(rollout, self.policy_tokenizer)
+      return self.score_texts(examples, texts)
+    raw = score_rollout(self.model, self.params, rollout)
     return (raw - self.mean) / self.std
 
-  def _retokenize(self, rollout, examples):
-    sequences = [
-      transforms.response_ids(example.prompt, text, self.tokenizer)
-      for example, text in zip(
-        examples,
-        decode_responses(rollout, self.policy_tokenizer),
-        strict=True,
-      )
-    ]
+  def score_texts(
+    self, examples: Sequence[Example], texts: Sequence[str]
+  ) -> jax.Array:
+    """Normalised scores [B] of responses given as texts, each with its end.
+
+    With several processes all pass the same rows and get all scores; each
+    feeds its share of them.
+
+    Raises:
+      ValueError: a text with its prompt is longer than the model reads.
+    """
+    share = np.array_split(np.arange(len(texts)), jax.process_count())
+    mine = share[jax.process_index()].astype(np.int32)
     limit = self.model.trunk.config.max_positions
-    arrays = transforms.right_pad(
-      sequences, transforms.power_buckets(limit), self.tokenizer.pad_id
+    tokens, mask = transforms.right_pad(
+      [
+        transforms.response_ids(examples[i].prompt, texts[i], self.tokenizer)
+        for i in mine
+      ],
+      transforms.power_buckets(limit),
+      self.tokenizer.pad_id,
     )
-    return sharding.shard_batch(arrays, self.mesh)
+    rows = sharding.shard_batch((mine, tokens, mask), self.mesh)
+    raw = score_tokens(self.model, self.params, *rows[1:])
+    # By number, since the mesh may hold the processes' rows in any order.
+    numbers, found = sharding.to_host((rows[0], raw))
+    scores = np.empty(len(texts), np.float32)
+    scores[numbers] = found
+    return jnp.asarray((scores - self.mean) / self.std)
 
 
 def make(config, *, policy_tokenizer, mesh, rules) -> RewardModel:

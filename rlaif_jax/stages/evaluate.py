@@ -18,14 +18,13 @@ from ml_collections import ConfigDict
 
 from rlaif_jax import evaluators, sharding
 from rlaif_jax.core import kl, masking
-from rlaif_jax.data import datasets, transforms
 from rlaif_jax.data import tokenizer as tokenizer_lib
+from rlaif_jax.data import transforms
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.inference import decode, score
-from rlaif_jax.labeler import direct, prompts
 from rlaif_jax.models import locate
 from rlaif_jax.rewards.reward_model import decode_responses
-from rlaif_jax.stages import _options, _report, common, label, reward
+from rlaif_jax.stages import _judges, _options, _report, common, reward
 from rlaif_jax.training import progress
 from rlaif_jax.training import workdir as workdir_lib
 
@@ -43,9 +42,10 @@ def default_config() -> ConfigDict:
   c.sampling = common.sampling_config(0.9)
   c.judge = ConfigDict(
     dict(
-      name='oracle',  # 'oracle' (tiny world), 'labeler' or 'none'
-      path='',  # of the labeler
-      prompt='summary_score',
+      # 'oracle' (tiny world), 'labeler', 'reward_model' or 'none'
+      name='oracle',
+      path='',  # of the labeler or the reward model
+      prompt='summary_score',  # of the labeler, as is what follows
       max_tokens=4096,
       batch_size=64,
       dtype='float32',
@@ -82,7 +82,7 @@ def _run(s: common.Session) -> None:
     bar.update(number, {})
   bar.close()
   samples = {name: found.responses for name, found in sampled.items()}
-  judge = make_judge(s, examples)
+  judge = _judges.make(s, examples)
   scores = {n: judge(texts) for n, texts in samples.items()} if judge else {}
   write_samples(s.workdir / 'samples.jsonl', examples, samples, scores)
   context = evaluators.Context(
@@ -96,6 +96,7 @@ def _run(s: common.Session) -> None:
   summary = {
     'baseline': config.baseline,
     'policies': list(samples),
+    'judge': _judges.describe(config),
     'metrics': evaluate_all(context, config),
     'labelers': {
       name: finished_labels(name, path) for name, path in config.labels.items()
@@ -127,19 +128,7 @@ def check(config: ConfigDict) -> None:
   for name, path in config.labels.items():
     finished_labels(name, path)
   evaluator_configs(config)
-  if config.judge.name not in ('oracle', 'labeler', 'none'):
-    raise ValueError(
-      f"config.judge.name={config.judge.name!r}; use 'oracle', 'labeler' or "
-      "'none'"
-    )
-  module = datasets.load_module(config.data.name)
-  if config.judge.name == 'oracle' and not hasattr(module, 'oracle'):
-    raise ValueError(
-      f'data set {config.data.name!r} has no oracle; set config.judge.name to '
-      "'labeler' or 'none'"
-    )
-  if config.judge.name == 'labeler':
-    prompts.load_prompt(config.judge.prompt)
+  _judges.check(config)
 
 
 def evaluator_configs(config: ConfigDict) -> dict:
@@ -296,25 +285,7 @@ def write_samples(path, examples, samples: Mapping, scores: Mapping) -> None:
   workdir_lib.write_text_atomic(path, '\n'.join(lines) + '\n')
 
 
-# -- judges -------------------------------------------------------------------
-
-
-def make_judge(s: common.Session, examples: Sequence[Example]):
-  """judge(responses) -> scores [n], higher is better; None for 'none'."""
-  block = s.config.judge
-  if block.name == 'none':
-    return None
-  if block.name == 'oracle':
-    oracle = datasets.load_module(s.config.data.name).oracle
-    return lambda texts: np.array(
-      [oracle(e, t) for e, t in zip(examples, texts, strict=True)]
-    )
-  labeler = label.load_labeler(block, s)
-  prompt = prompts.load_prompt(block.prompt)
-  fields, ids = [e.fields for e in examples], [e.id for e in examples]
-  return lambda texts: direct.score_responses(
-    labeler, prompt, fields, texts, ids=ids
-  )
+# -- reward models -----------------------------------------------------------
 
 
 def reward_model_accuracy(s: common.Session, path: str) -> dict[str, float]:

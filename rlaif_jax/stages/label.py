@@ -3,8 +3,9 @@
 For each prompt there are two responses: the data set's own pair, or two fresh
 samples of a policy. A labeler compares them in both orders and the averaged
 probability becomes the soft label; or a human's label is taken (the data
-set's, or the tiny world's simulated one). Rows go to `labels/` as they are
-made; a restart labels only what is missing.
+set's, or the tiny world's simulated one), or that of whoever else labelled the
+data set, such as GPT-4. Rows go to `labels/` as they are made; a restart
+labels only what is missing.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ from rlaif_jax import sharding
 from rlaif_jax.data import datasets, records, transforms
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.evaluators import alignment
+from rlaif_jax.evaluators import alignment, statistics
 from rlaif_jax.inference import decode
 from rlaif_jax.labeler import Labeler, preference, prompts
 from rlaif_jax.models import hf, locate, with_options
@@ -38,7 +39,9 @@ def default_config() -> ConfigDict:
   c.sampling = common.sampling_config(1.0)  # for pairs='samples' (App. K)
   c.max_prompt = 1024  # for pairs='samples'
   c.max_response = 128  # for pairs='samples'
-  c.source = 'labeler'  # or 'human': the data set's (simulated) human labels
+  # Or 'human': the data set's (simulated) human labels; or 'dataset': its
+  # labels, and they are not a human's.
+  c.source = 'labeler'
   c.labeler = ConfigDict(
     dict(
       path='',
@@ -57,10 +60,7 @@ def run(config: ConfigDict, workdir) -> None:
   with common.session(config, workdir) as s:
     if s is None:
       return
-    if config.source not in ('labeler', 'human'):
-      raise ValueError(
-        f"config.source={config.source!r}; use 'labeler' or 'human'"
-      )
+    check(config)
     examples, pairs = make_pairs(s, common.load_examples(config.data))
     judge = make_judge(s, config)
     path = s.workdir / 'labels' / 'preferences.jsonl'
@@ -71,10 +71,23 @@ def run(config: ConfigDict, workdir) -> None:
     if skipped:
       common.say(
         f'{skipped} pairs skipped: identical, too long for the labeler, or '
-        'without a human label'
+        'without a label'
       )
     summary = summarise(rows, config)
     workdir_lib.finish(s.workdir, {'skipped': skipped, **speed, **summary})
+
+
+def check(config: ConfigDict) -> None:
+  """Raises ValueError for a source that there is not."""
+  if config.source not in ('labeler', 'human', 'dataset'):
+    raise ValueError(
+      f"config.source={config.source!r}; use 'labeler', 'human' or 'dataset'"
+    )
+  if config.source == 'dataset' and config.pairs != 'dataset':
+    raise ValueError(
+      "config.source='dataset' takes labels of the data set's own pairs; set "
+      "config.pairs to 'dataset'"
+    )
 
 
 def label_all(s, examples, pairs, judge, path) -> dict[str, float]:
@@ -202,9 +215,10 @@ def _check_pair(example: Example, source: str) -> None:
 def make_judge(s: common.Session, config: ConfigDict):
   """judge(Examples with pairs) -> PreferenceRecords."""
   human = human_labels(config)
-  if config.source == 'human':
+  if config.source != 'labeler':
+    by_human = config.source == 'human'
     return lambda rows: [
-      _record(e, p, human=p, labeler='human')
+      _record(e, p, human=p if by_human else None, labeler=config.source)
       for e, p in zip(rows, human(rows), strict=True)
       if p is not None
     ]
@@ -278,9 +292,14 @@ def _record(example: Example, p_first: float, human, **kwargs):
     response_2=example.pair[1],
     p_first=float(p_first),
     fields=dict(example.fields),
-    meta={'human_p_first': human},
+    meta={'human_p_first': human, **_shown(example)},
     **kwargs,
   )
+
+
+def _shown(example: Example) -> dict[str, int]:
+  shown = example.meta.get('first_shown')
+  return {} if shown is None else {'first_shown': shown}
 
 
 # -- summary ------------------------------------------------------------------
@@ -289,10 +308,26 @@ def _record(example: Example, p_first: float, human, **kwargs):
 def summarise(
   rows: Sequence[records.PreferenceRecord], config: ConfigDict
 ) -> dict[str, float]:
-  """Counts, and alignment and position bias where they can be known."""
+  """Counts, and alignment and biases where they can be known.
+
+  `labeler/longer_rate` is the share of labels for the longer response, and
+  `labeler/first_shown_rate` for the one that was shown first, where the data
+  set says which that was; a 50/50 label counts half.
+  """
   if not rows:
     raise ValueError('no pair could be labelled; see the notes above')
   result: dict[str, float] = {'pairs': len(rows)}
+  result |= alignment.length_bias(
+    np.array([r.p_first for r in rows]), [r.pair for r in rows]
+  )
+  shown = [r for r in rows if 'first_shown' in r.meta]
+  if shown and config.source == 'dataset':
+    result['labeler/first_shown_rate'] = float(
+      statistics.agreement(
+        np.array([r.p_first - 0.5 for r in shown]),
+        np.array([0.5 - r.meta['first_shown'] for r in shown]),
+      ).mean()
+    )
   judged = [r for r in rows if r.logprobs_12 is not None]
   known = [r for r in judged if r.meta.get('human_p_first') is not None]
   if judged:

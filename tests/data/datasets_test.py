@@ -109,6 +109,22 @@ def test_tldr_judged_posts(tmp_path):
     load_dataset('tldr', bad, 'train')
 
 
+def test_tldr_judged_posts_say_which_was_shown_first(tmp_path):
+  row = {
+    'query': QUERY + '\n\nTL;DR:',
+    'reference_response': 'ref',
+    'policy_response': 'pol',
+  }
+  rows = [{**row, 'shuffled_index': i} for i in (0, 1, None)]
+  examples = load_dataset('tldr', write(tmp_path / 'x.jsonl', *rows), 'train')
+  # 0: the policy's, which is the second of the pair; 1: the reference.
+  assert [e.meta.get('first_shown') for e in examples] == [1, 0, None]
+  for key, value in (('shuffled_index', 2), ('policy_response', 3)):
+    bad = write(tmp_path / 'y.jsonl', row, {**row, key: value})
+    with pytest.raises(ValueError, match=rf'y\.jsonl:2: .*{key}'):
+      load_dataset('tldr', bad, 'train')
+
+
 def test_tldr_comparisons_keep_openais_order(tmp_path):
   example = load_one('tldr', write(tmp_path / 'batch3.json', COMPARISON))
   assert example.pair == ('Cat gone.', 'Cat sat.')

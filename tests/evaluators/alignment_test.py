@@ -93,6 +93,16 @@ def test_position_bias_refuses_other_shapes():
     alignment.position_bias(np.zeros((2, 2)), np.zeros((3, 2)))
 
 
+def test_length_bias_by_hand():
+  pairs = [('long', 'x'), ('x', 'long'), ('a', 'b'), ('long', 'x')]
+  found = alignment.length_bias([0.9, 0.8, 1.0, 0.5], pairs)
+  assert found == {'labeler/longer_rate': (1 + 0 + 0.5 + 0.5) / 4}
+  flipped = [pair[::-1] for pair in pairs]
+  assert alignment.length_bias([0.1, 0.2, 0.0, 0.5], flipped) == found
+  with pytest.raises(ValueError, match='2 labels of 4 pairs'):
+    alignment.length_bias([0.1, 0.2], pairs)
+
+
 def test_evaluate_joins_both():
   pairs = [
     Example(id=str(i), prompt='p', pair=('a', 'b'), p_first=p)

@@ -1,5 +1,6 @@
 """Every file of rewards/ keeps the contract in the folder's docstring."""
 
+import dataclasses
 import inspect
 
 import jax
@@ -79,6 +80,21 @@ def test_contract(name, make, tokenizer):
   # A response's padding is not part of it.
   again = reward.score(*rollout_of(tokenizer, length=9))
   np.testing.assert_allclose(scores, again, atol=1e-5)
+
+
+def test_texts_score_as_their_tokens_do(make, tokenizer):
+  """Tokenizing the texts again changes nothing."""
+  reward = make('reward_model')
+  reward = dataclasses.replace(reward, mean=0.5, std=2.0)
+  rollout, examples = rollout_of(tokenizer)
+  scores = np.asarray(reward.score(rollout, examples))
+  by_text = reward.score_texts(examples, RESPONSES)
+  np.testing.assert_allclose(by_text, scores, atol=1e-5)
+  assert np.abs(by_text - np.asarray(scores)[::-1]).max() > 1e-3
+  raw = dataclasses.replace(reward, mean=0.0, std=1.0)
+  np.testing.assert_allclose(
+    raw.score(rollout, examples), 2.0 * scores + 0.5, atol=1e-5
+  )
 
 
 def test_names_are_the_files():

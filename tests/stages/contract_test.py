@@ -25,6 +25,10 @@ ARGUMENTS = {
     'response=64',
     'task=helpful',
     'task=harmless,posts=hh.jsonl',
+    'task=harmless,posts=hh.jsonl,judge=pairs.jsonl,holdout=0.2,labels=512',
+    'posts=p.jsonl,given=p.jsonl,pairs=a.jsonl,valid=b.jsonl,judge=b.jsonl,'
+    'preamble=base,optimizer=adam,rate=1e-3,sft_epochs=2,reward_epochs=1,'
+    'rl_epochs=1,pairs_size=64,ai_pairs=32,eval_size=16',
   ),
   'reward': ('', 'smoke'),
   'rl': ('', 'smoke', 'direct'),

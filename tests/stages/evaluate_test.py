@@ -1,11 +1,15 @@
 """The evaluation stage: samples, judges, tables, and what it refuses."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from rlaif_jax.data import transforms
 from rlaif_jax.data.datasets import tiny_tldr
+from rlaif_jax.data.tokenizer import load_tokenizer
+from rlaif_jax.models import hf
 from rlaif_jax.stages import _report, evaluate
 
 
@@ -133,6 +137,37 @@ def test_labeler_as_judge(tiny_model, tmp_path, one_device):
   assert summary_of(tmp_path)['metrics']['eval_win_rate/copy'] == 0.5
 
 
+def test_reward_model_as_judge(
+  make_model, tiny_reward_model, tmp_path, one_device
+):
+  """Its scores of prompt and response, by the statistics beside it."""
+  model = tmp_path / 'reward_judge' / 'model'
+  shutil.copytree(tiny_reward_model, model)
+  (model / 'reward_stats.json').write_text('{"mean": 0.25, "std": 2.0}')
+  for name, value in (('config', {}), ('summary', {'pairs': 77})):
+    (model.parent / f'{name}.json').write_text(json.dumps(value))
+  config = make_config(make_model(0), make_model(1))
+  config.judge.name = 'reward_model'
+  config.judge.path = str(model.parent)
+  evaluate.run(config, tmp_path / 'run')
+  rm, params = hf.load_reward_model(model)
+  tokenizer = load_tokenizer(str(model))
+  seen = set()
+  for row in samples_of(tmp_path / 'run'):
+    for name, text in row['responses'].items():
+      ids = transforms.response_ids(row['prompt'], text, tokenizer)
+      tokens, mask = transforms.right_pad([ids], 128, tokenizer.pad_id)
+      score = (float(rm.apply(params, tokens, mask=mask)[0]) - 0.25) / 2
+      assert row['scores'][name] == pytest.approx(score, abs=1e-4)
+      seen.add(score)
+  assert len(seen) > 9
+  summary = summary_of(tmp_path / 'run')
+  assert summary['judge'] == {
+    'name': 'reward_model', 'of': 'reward_judge', 'pairs': 77,
+  }  # fmt: skip
+  assert summary['metrics']['eval_win_rate/copy'] == 0.5
+
+
 def test_no_judge(tiny_model, tmp_path, one_device):
   config = make_config(tiny_model, **{'judge.name': 'none'})
   config.evals = {'text': {'repeat_size': 2}}
@@ -204,6 +239,7 @@ def test_rows_of_the_headline_table():
     ),
     ({'judge.name': 'human'}, "judge.name='human'; use 'oracle'"),
     ({'data.name': 'jsonl'}, "'jsonl' has no oracle"),
+    ({'judge.name': 'reward_model'}, 'config.judge.path is empty'),
     (
       {'judge.name': 'labeler', 'judge.prompt': 'summary_scores'},
       "'summary_scores'; use one of",

@@ -188,6 +188,34 @@ def test_rows_nobody_labelled_are_skipped(tmp_path, one_device, capsys):
   assert summary_of(tmp_path / 'run')['skipped'] == 1
 
 
+def test_labels_that_a_data_set_came_with(tmp_path, one_device):
+  """Those of GPT-4, say: labels, but no human's to be aligned with."""
+  row = {'query': 'POST: a', 'reference_response': 'ref'}
+  rows = [
+    {**row, 'policy_response': text, 'ai_preferred': p, 'shuffled_index': i}
+    for text, p, i in (
+      ('longer', 'policy', 0),  # the longer, shown first
+      ('longest', 'policy', 1),  # the longer, shown second
+      ('p', 'policy', 0),  # the shorter, shown first
+      ('of course', 'policy', 0),  # the longer, shown first
+      ('other', None, 0),
+    )
+  ]
+  config = make_config('', pairs='dataset', source='dataset')
+  path = write_rows(tmp_path / 'judged.jsonl', rows)
+  config.data.update(name='tldr', path=path, split='all', size=0)
+  label.run(config, tmp_path / 'run')
+  found = records.read(tmp_path / 'run' / NAME)
+  assert [r.p_first for r in found] == [0.0] * 4
+  assert {r.labeler for r in found} == {'dataset'}
+  assert {r.meta['human_p_first'] for r in found} == {None}
+  summary = summary_of(tmp_path / 'run')
+  assert (summary['pairs'], summary['skipped']) == (4, 1)
+  assert summary['labeler/longer_rate'] == 0.75
+  assert summary['labeler/first_shown_rate'] == 0.75
+  assert 'labeler/alignment' not in summary
+
+
 # -- restarts -----------------------------------------------------------------
 
 
@@ -333,6 +361,7 @@ def test_prompts_over_the_limit(tiny_model, tmp_path, one_device):
   [
     ({'source': 'oracle'}, "source='oracle'; use 'labeler'"),
     ({'pairs': 'sample'}, "pairs='sample'; use 'dataset'"),
+    ({'source': 'dataset'}, "source='dataset' takes labels of .* own pairs"),
     ({'labeler.prompt': 'summery'}, "'summery'; use one of .*summary_base"),
     ({'labeler.prompt': 'summary_score'}, 'choose a pairwise prompt'),
     ({'data.name': 'tiny_tldl'}, "'tiny_tldl'. Known are: .*tiny_tldr"),

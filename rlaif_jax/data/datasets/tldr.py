@@ -4,7 +4,7 @@ Reads whatever form the rows are in, told by their columns:
 
   subreddit, title, post, summary            OpenAI tldr_3_filtered
   info, summaries, choice                    OpenAI comparisons
-  query, reference_response[, policy_response, ai_preferred]
+  query, reference_response[, policy_response, ai_preferred, shuffled_index]
   prompt, completion | summary               trl-lib/tldr
   prompt, chosen, rejected                   pairs of a query or a bare post
   content | documents, summary | tldr        TFDS reddit, reddit_tifu
@@ -170,13 +170,23 @@ def _judged(row: Mapping[str, Any], place: str) -> Example:
       f"{place}: ai_preferred is {preferred!r}; expected 'reference', 'policy' "
       'or null'
     )
-  pair = None if policy is None else (reference, policy.strip())
-  if pair and pair[0] == pair[1]:
-    pair = None
+  pair = None
+  if policy is not None:
+    policy = _files.need_text(row, 'policy_response', place).strip()
+    pair = None if policy == reference else (reference, policy)
+  # The judge saw the pair once: which of the two was shown as Summary A.
+  shown = {None: None, 0: 1, 1: 0}
+  if row.get('shuffled_index') not in shown:
+    raise ValueError(
+      f'{place}: shuffled_index is {row["shuffled_index"]!r}; expected 0 (the '
+      'policy was shown first), 1 (the reference was) or null'
+    )
+  meta = {key: row.get(key) for key in ('ai_preferred', 'ai_explanation')}
+  meta['first_shown'] = shown[row.get('shuffled_index')]
   return _make(
     _sources.row_name(row, text, reference),
     text,
-    {key: row.get(key) for key in ('ai_preferred', 'ai_explanation')},
+    meta,
     response=reference,
     pair=pair,
     p_first=known[preferred] if pair else None,
