@@ -170,8 +170,10 @@ def _from_checkpoint(
     model = heads.ScalarModel(trunk) if place.scalar else trunk
   frozen = {}
   if block is not None:
-    model = with_options(model, lora=_lora.describe(block, model))
-    frozen = _frozen(model, path, _lora.base_dtype(block))
+    dtype = _lora.base_dtype(block)
+    adapters = _lora.describe(block, model)
+    model = with_options(model, lora=adapters, int8=dtype == 'int8')
+    frozen = _frozen(model, path, dtype)
   abstract = model.abstract_params()
   mesh = sharding.make_mesh()
   where = sharding.shardings(model.param_axes(), abstract, mesh)

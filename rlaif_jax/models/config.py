@@ -6,7 +6,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-Activation = Literal['gelu', 'gelu_tanh', 'relu', 'silu']
+Activation = Literal['gelu', 'gelu_tanh', 'relu', 'silu', 'tanh']
 
 # The projections of a layer, by their names in the parameter tree.
 PROJECTIONS = ('query', 'key', 'value', 'out', 'gate', 'up', 'down')
@@ -121,6 +121,7 @@ class ModelConfig:
   tie_embeddings: bool = False
   unembed_bias: bool = False
   attention_scale: float | None = None  # None: head_dim ** -0.5
+  attention_scale_by_layer: bool = False  # over 1 + the layer's number
   attention_softcap: float | None = None  # c: scores become c * tanh(score / c)
   logit_softcap: float | None = None  # the same for logits
   windows: tuple[int, ...] = ()  # per layer, 0 = global; () = all global
@@ -129,6 +130,7 @@ class ModelConfig:
   remat: bool = False  # recompute each layer in the backward pass
   cache_layout: str | None = None  # a permutation of 'bskh'; None: by platform
   lora: Lora | None = None  # adapters beside the projections
+  int8: bool = False  # kernels of projections are as models/int8.py has them
   origin: Origin = dataclasses.field(
     default=Origin(), compare=False, repr=False
   )

@@ -23,6 +23,9 @@ from typing import Any
 
 from rlaif_jax.models.config import ModelConfig, Origin
 
+# Fields of ModelConfig that config.json says nothing of.
+_RUNNING = ('dtype', 'param_dtype', 'remat', 'cache_layout', 'lora', 'int8')
+
 FULL, SLIDING = 'full_attention', 'sliding_attention'
 
 _ACTIVATIONS = {
@@ -36,6 +39,7 @@ _ACTIVATIONS = {
   'relu': 'relu',
   'silu': 'silu',
   'swish': 'silu',
+  'tanh': 'tanh',
 }
 
 
@@ -182,6 +186,6 @@ def _architecture(config: ModelConfig) -> ModelConfig:
   defaults = {
     f.name: f.default
     for f in dataclasses.fields(ModelConfig)
-    if f.name in ('dtype', 'param_dtype', 'remat', 'cache_layout', 'lora')
+    if f.name in _RUNNING
   }
   return dataclasses.replace(config, **defaults)

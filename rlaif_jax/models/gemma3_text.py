@@ -48,7 +48,7 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     for k, v in config.items()
     if k not in ('rope_parameters', 'rope_scaling')
   }
-  everywhere, local = _ropes(config)
+  everywhere, local = _ropes({**_DEFAULTS, **config})
   return dataclasses.replace(
     gemma2.shared_from_hf({**_DEFAULTS, **plain}),
     family='gemma3_text',
@@ -77,7 +77,10 @@ def _ropes(config: Mapping[str, Any]) -> tuple[Rope, Rope]:
       'config.json: rope_parameters of gemma3_text lacks full_attention and '
       'sliding_attention'
     )
-  everywhere = found.get(families.FULL) or config.get('rope_scaling') or {}
+  everywhere = {
+    **(found.get(families.FULL) or {}),
+    **(config.get('rope_scaling') or {}),
+  }
   local = found.get(families.SLIDING) or {}
   local = rope.from_hf(
     {'rope_parameters': local},
@@ -88,5 +91,9 @@ def _ropes(config: Mapping[str, Any]) -> tuple[Rope, Rope]:
       f'config.json: {local.scaling} rope scaling of sliding_attention layers '
       'is not supported; supported: default'
     )
+  keys = {
+    'rope_parameters': everywhere,
+    'max_position_embeddings': config['max_position_embeddings'],
+  }
   theta = config.get('rope_theta') or 1_000_000.0
-  return rope.from_hf({'rope_parameters': everywhere}, theta=theta), local
+  return rope.from_hf(keys, theta=theta), local

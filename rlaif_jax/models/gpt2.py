@@ -57,11 +57,9 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
   """ModelConfig of a GPT-2 config.json.
 
   Raises:
-    ValueError: cross-attention or per-layer score scaling.
+    ValueError: cross-attention.
   """
-  for key in ('add_cross_attention', 'scale_attn_by_inverse_layer_idx'):
-    if config.get(key):
-      raise ValueError(f'config.json: gpt2 with {key} is not supported')
+  families.refuse(config, 'add_cross_attention')
   heads = config['n_head']
   width = config['n_embd']
   scaled = config.get('scale_attn_weights', True)
@@ -85,6 +83,9 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     mlp_bias=True,
     tie_embeddings=config.get('tie_word_embeddings', True),
     attention_scale=None if scaled else 1.0,
+    attention_scale_by_layer=config.get(
+      'scale_attn_by_inverse_layer_idx', False
+    ),
   )
 
 
@@ -100,5 +101,6 @@ def to_hf(c: ModelConfig) -> dict[str, Any]:
     'activation_function': families.activation_to_hf(c.activation),
     'layer_norm_epsilon': c.norm_eps,
     'scale_attn_weights': c.attention_scale is None,
+    'scale_attn_by_inverse_layer_idx': c.attention_scale_by_layer,
     'tie_word_embeddings': c.tie_embeddings,
   }

@@ -107,7 +107,7 @@ def _windows(config: Mapping[str, Any]) -> tuple[int, ...]:
     for _ in range(times)
     for kind in pattern
   ]
-  if 'attention_types' not in config:
+  if config.get('attention_types') is None:
     kinds = (['global', 'local'] * layers)[:layers]
   if unknown := sorted(set(kinds) - {'global', 'local'}):
     raise ValueError(

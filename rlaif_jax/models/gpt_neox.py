@@ -16,6 +16,9 @@ IGNORED = (
 )
 ALIASES = {'embed_out.weight': 'lm_head.weight'}
 
+# The others have names of their own here.
+_ROPE_KEYS = ('rope_parameters', 'rope_scaling', 'max_position_embeddings')
+
 _LAYER = 'gpt_neox.layers.{}.'
 _FUSED = _LAYER + 'attention.query_key_value.'
 
@@ -79,7 +82,7 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
     norm_eps=config.get('layer_norm_eps', 1e-5),
     parallel=config.get('use_parallel_residual', True),
     rope=rope.from_hf(
-      {k: config.get(k) for k in ('rope_parameters', 'rope_scaling')},
+      {k: config[k] for k in _ROPE_KEYS if k in config},
       theta=config.get('rotary_emb_base', 10000.0),
       fraction=config.get('rotary_pct', 0.25),
     ),

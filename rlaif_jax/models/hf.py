@@ -23,6 +23,7 @@ from rlaif_jax.core import types
 from rlaif_jax.models import (
   LanguageModel,
   families,
+  int8,
   safetensors_io,
   weights,
   with_options,
@@ -52,8 +53,9 @@ def load(
 
   Args:
     path: a local folder with config.json and safetensors, or a hub id.
-    dtype: of the parameters; None keeps the file's, bit by bit. Activations
-      are float32 unless `models.with_options` says otherwise.
+    dtype: of the parameters; None keeps the file's, bit by bit; 'int8' is for
+      kernels to be frozen, see models/int8.py. Activations are float32 unless
+      `models.with_options` says otherwise.
     mesh: where to; None is the mesh set with `jax.set_mesh`, or else the
       default device. Each device's part is read by itself.
     rules: sharding rules over the default ones.
@@ -124,12 +126,12 @@ def save(
     max_shard_bytes: begin another safetensors file beyond this size.
 
   Raises:
-    ValueError: the model has LoRA adapters, which no such folder holds.
+    ValueError: LoRA adapters or int8 kernels, which no such folder holds.
   """
-  if model.config.lora is not None:
+  if model.config.lora is not None or model.config.int8:
     raise ValueError(
-      'the model has LoRA adapters; merge them with lora.merge, or write them '
-      'with peft.save'
+      'the model has LoRA adapters or int8 kernels; merge them with '
+      'lora.merge, or write adapters with peft.save'
     )
   folder = pathlib.Path(path)
   leader = jax.process_index() == 0
@@ -204,6 +206,7 @@ def _model_config(reader: safetensors_io.Reader) -> ModelConfig:
 
 def _load(reader: safetensors_io.Reader, model: Model, dtype, mesh):
   """Reads all parameters; returns (model, params)."""
+  model = with_options(model, int8=dtype == 'int8')
   abstract = model.abstract_params()
   shapes = weights.flatten(abstract)
   places = _places(model)
@@ -213,7 +216,10 @@ def _load(reader: safetensors_io.Reader, model: Model, dtype, mesh):
     places.pop('head/bias', None)
   weights.check(reader, places, shapes, ignored)
   where = _shardings(model, abstract, mesh)
-  leaves = weights.read(reader, places, shapes, where, dtype)
+  if model.config.int8:
+    leaves = int8.read(reader, places, shapes, where)
+  else:
+    leaves = weights.read(reader, places, shapes, where, dtype)
   if 'head/bias' in shapes and 'head/bias' not in leaves:
     zero = np.zeros((), leaves['head/kernel'].dtype)
     leaves['head/bias'] = jax.make_array_from_callback(

@@ -1,10 +1,5 @@
-"""The parts of one decoder layer.
+"""The parts of one decoder layer."""
 
-Kernels keep heads as an axis of their own ([D, H, h], not [D, H * h]), so that
-sharding rules can speak about heads.
-"""
-
-import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -15,12 +10,14 @@ from jaxtyping import Array, Bool, Float, Int
 from rlaif_jax import sharding
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models.config import ModelConfig
+from rlaif_jax.models.linear import Linear, param, spread
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   'gelu': lambda x: jax.nn.gelu(x, approximate=False),
   'gelu_tanh': lambda x: jax.nn.gelu(x, approximate=True),
   'relu': jax.nn.relu,
   'silu': jax.nn.silu,
+  'tanh': jnp.tanh,
 }
 
 # Finite, so that a row with nothing to look at gets a uniform average (which
@@ -56,94 +53,14 @@ class Norm(nn.Module):
       return wide.astype(x.dtype)
     size = x.shape[-len(self.axes) :]
     one = nn.initializers.constant(1.0 - c.norm_offset)
-    scale = _param(self, 'scale', one, size, self.axes)
+    scale = param(self, 'scale', one, size, self.axes)
     if c.norm_offset:
       scale = scale.astype(jnp.float32) + c.norm_offset
     wide *= spread(scale, x.ndim)
     if c.norm == 'layernorm' and self.use_bias:
-      bias = _param(self, 'bias', nn.initializers.zeros, size, self.axes)
+      bias = param(self, 'bias', nn.initializers.zeros, size, self.axes)
       wide += spread(bias, x.ndim)
     return wide.astype(x.dtype)
-
-
-class Linear(nn.Module):
-  """Contracts the trailing axes `inputs` of x with a kernel.
-
-  Attributes:
-    inputs: sizes of the contracted axes.
-    outputs: sizes of the new axes.
-    axes: logical axes of the kernel, inputs first.
-    use_bias: adds one.
-    gain: of the initial weights, times 1 / sqrt(fan-in).
-    out_dtype: of the result and of the sum inside; None: as x.
-  """
-
-  config: ModelConfig
-  inputs: tuple[int, ...]
-  outputs: tuple[int, ...]
-  axes: tuple[str, ...]
-  use_bias: bool = False
-  gain: float = 1.0
-  out_dtype: str | None = None
-
-  @nn.compact
-  def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
-    """x [..., *inputs] -> [..., *outputs]."""
-    init = nn.initializers.normal(self.gain * math.prod(self.inputs) ** -0.5)
-    kernel = _param(self, 'kernel', init, self.inputs + self.outputs, self.axes)
-    y = jnp.tensordot(
-      x,
-      kernel.astype(x.dtype),
-      axes=len(self.inputs),
-      preferred_element_type=self.out_dtype,
-    )
-    lora = self.config.lora
-    if lora is not None and self.name in lora.targets:
-      y += self._low_rank(x).astype(y.dtype)
-    if self.use_bias:
-      axes = self.axes[len(self.inputs) :]
-      # A vector of the model's width is too small to be worth splitting.
-      axes = tuple('norm' if a == 'embed' else a for a in axes)
-      bias = _param(self, 'bias', nn.initializers.zeros, self.outputs, axes)
-      y += spread(bias.astype(y.dtype), y.ndim)
-    return y
-
-  def _low_rank(self, x: Float[Array, '...']) -> Float[Array, '...']:
-    """What the adapter adds; 0 as long as B is as it begins."""
-    lora, n = self.config.lora, len(self.inputs)
-    a = _param(
-      self,
-      'lora_a',
-      nn.initializers.normal(math.prod(self.inputs) ** -0.5),
-      (*self.inputs, lora.rank),
-      (*self.axes[:n], 'lora'),
-      'float32',
-    )
-    b = _param(
-      self,
-      'lora_b',
-      nn.initializers.zeros,
-      (lora.rank, *self.outputs),
-      ('lora', *self.axes[n:]),
-      'float32',
-    )
-    low = jnp.tensordot(x, a.astype(x.dtype), axes=n)
-    return jnp.tensordot(low, b.astype(x.dtype), axes=1) * lora.scale
-
-
-class Bias(nn.Module):
-  """A bias by itself, for a projection whose kernel is another's."""
-
-  config: ModelConfig
-  axis: str
-
-  @nn.compact
-  def __call__(self, x: Float[Array, '... N']) -> Float[Array, '... N']:
-    """Adds it to `x`."""
-    bias = _param(
-      self, 'bias', nn.initializers.zeros, x.shape[-1:], (self.axis,)
-    )
-    return x + spread(bias.astype(x.dtype), x.ndim)
 
 
 class Attention(nn.Module):
@@ -189,13 +106,13 @@ class Attention(nn.Module):
         for b, new in zip(buffers, (key, value), strict=True)
       )
       key, value = (cache_lib.read(b, layer) for b in buffers)
-    scale = c.attention_scale
+    scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
     heads = attend(
       query,
       key.astype(query.dtype),
       value.astype(query.dtype),
       allowed,
-      scale=c.head_dim**-0.5 if scale is None else scale,
+      scale=scale / (layer + 1) if c.attention_scale_by_layer else scale,
       softcap=c.attention_softcap,
       order=order,
     )
@@ -285,7 +202,7 @@ def attend(
   value: Float[Array, '...'],
   allowed: Bool[Array, 'B T S'],
   *,
-  scale: float,
+  scale: float | Array,
   softcap: float | None = None,
   order: str = cache_lib.PLAIN,
 ) -> Float[Array, 'B T H h']:
@@ -315,23 +232,6 @@ def attend(
 def capped(x: Array, limit: float | None) -> Array:
   """`x` bounded smoothly to +-limit, as in Gemma 2; None leaves it."""
   return x if limit is None else limit * jnp.tanh(x / limit)
-
-
-def spread(x: Array, ndim: int) -> Array:
-  """`x` with leading axes of size 1, to be added to an array of rank `ndim`."""
-  return x.reshape((1,) * (ndim - x.ndim) + x.shape)
-
-
-def _param(
-  module: nn.Module, name: str, init, shape, axes, dtype: str | None = None
-) -> Array:
-  """A parameter whose axes carry their logical names."""
-  return module.param(
-    name,
-    nn.with_logical_partitioning(init, axes),
-    shape,
-    jnp.dtype(dtype or module.config.param_dtype),
-  )
 
 
 def _residual_gain(c: ModelConfig) -> float:

@@ -5,6 +5,7 @@ The adapters' parameters lie beside the kernels they belong to, as `lora_a`
 kernels are then frozen, and any number of models may share them.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float
 
 from rlaif_jax import sharding
 from rlaif_jax.core import types
-from rlaif_jax.models import weights, with_options
+from rlaif_jax.models import int8, weights, with_options
 from rlaif_jax.models.config import Lora
 
 A, B = 'lora_a', 'lora_b'
@@ -105,18 +106,25 @@ def joined(loss_fn: Callable) -> Callable:
 def merge(model: Any, params: types.Params) -> tuple[Any, types.Params]:
   """The model without adapters that computes the same, and its parameters.
 
-  Sums are float32, results have the type of the kernels. Without adapters
-  everything comes back as it is.
+  Sums are float32, results have the type of the kernels or, where these are
+  int8, of the token table. A model with neither comes back as it is.
   """
-  lora = model.config.lora
-  if lora is None:
+  c = model.config
+  if c.lora is None and not c.int8:
     return model, params
   leaves = weights.flatten(params)
-  merged = {k: v for k, v in leaves.items() if not _is_adapter(k)}
-  for owner in {k.rpartition('/')[0] for k in leaves if _is_adapter(k)}:
-    kernel, a, b = (leaves[f'{owner}/{name}'] for name in ('kernel', A, B))
-    merged[f'{owner}/kernel'] = _merged(kernel, a, b, lora.scale)
-  return with_options(model, lora=None), weights.unflatten(merged)
+  parts = {k for k in leaves if k.rpartition('/')[2] in (A, B, int8.SCALE)}
+  merged = {k: v for k, v in leaves.items() if k not in parts}
+  table = next(v for k, v in leaves.items() if k.endswith('embed/tokens'))
+  for owner in {k.rpartition('/')[0] for k in parts}:
+    kernel = leaves[f'{owner}/kernel']
+    merged[f'{owner}/kernel'] = _merged(
+      kernel,
+      *(leaves.get(f'{owner}/{name}') for name in (int8.SCALE, A, B)),
+      c.lora.scale if c.lora else 0.0,
+      dtype=table.dtype if c.int8 else kernel.dtype,
+    )
+  return with_options(model, lora=None, int8=False), weights.unflatten(merged)
 
 
 def shardings(model: Any, mesh: Mesh | None = None) -> Any:
@@ -138,20 +146,26 @@ def shardings(model: Any, mesh: Mesh | None = None) -> Any:
   )
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnames='dtype')
 def _merged(
   kernel: Float[Array, 'L ...'],
-  a: Float[Array, 'L ...'],
-  b: Float[Array, 'L ...'],
+  kernel_scale: Float[Array, 'L ...'] | None,
+  a: Float[Array, 'L ...'] | None,
+  b: Float[Array, 'L ...'] | None,
   scale: float,
+  dtype: Any,
 ) -> Float[Array, 'L ...']:
   """kernel + A B * scale, layer by layer; [L, *inputs, *outputs]."""
 
   def product(a, b):
     return jnp.tensordot(a, b, axes=1, precision='highest')
 
-  wide = kernel.astype(jnp.float32) + jax.vmap(product)(a, b) * scale
-  return wide.astype(kernel.dtype)
+  wide = kernel.astype(jnp.float32)
+  if kernel_scale is not None:
+    wide = int8.unpack(kernel, kernel_scale)
+  if a is not None:
+    wide += jax.vmap(product)(a, b) * scale
+  return wide.astype(dtype)
 
 
 def _is_adapter(path: str) -> bool:

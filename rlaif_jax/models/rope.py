@@ -67,7 +67,7 @@ def from_hf(
   config: Mapping[str, Any], *, theta: float = 10000.0, fraction: float = 1.0
 ) -> Rope:
   """Rope of a config.json: `rope_theta` + `rope_scaling`, or transformers 5's
-  `rope_parameters`, which holds both.
+  `rope_parameters`, which holds both. As there, a `rope_scaling` wins.
 
   Args:
     config: the file's content.
@@ -78,7 +78,7 @@ def from_hf(
     ValueError: a scaling this project does not have, or one with keys missing.
   """
   # Old folders may carry an explicit null.
-  found = config.get('rope_parameters') or config.get('rope_scaling') or {}
+  found = config.get('rope_scaling') or config.get('rope_parameters') or {}
   kind = found.get('rope_type', found.get('type')) or 'default'
   if kind not in SUPPORTED:
     raise ValueError(
@@ -100,10 +100,23 @@ def from_hf(
       rope,
       low_freq_factor=found['low_freq_factor'],
       high_freq_factor=found['high_freq_factor'],
-      original_max_positions=found['original_max_position_embeddings'],
+      original_max_positions=_original_positions(config, found),
     )
   except KeyError as e:
     raise ValueError(f'config.json: {kind} rope scaling lacks {e}') from e
+
+
+def _original_positions(
+  config: Mapping[str, Any], found: Mapping[str, Any]
+) -> int:
+  """The context before it was stretched, where transformers looks for it."""
+  key = 'original_max_position_embeddings'
+  for value in (config.get(key), found.get(key)):
+    if value:
+      return value
+  if 'max_position_embeddings' not in config:
+    raise KeyError(key)
+  return config['max_position_embeddings']
 
 
 def to_hf(rope: Rope) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax import sharding
 from rlaif_jax.core import masking, types
-from rlaif_jax.models import layers, rope
+from rlaif_jax.models import layers, linear, rope
 from rlaif_jax.models.config import ModelConfig
 
 
@@ -113,7 +113,7 @@ class Embedding(nn.Module):
         dtype,
       )
     if c.embed_width is not None:
-      self.project = layers.Linear(
+      self.project = linear.Linear(
         c, (c.embed_width,), (c.width,), ('embed_table', 'embed')
       )
 
@@ -157,11 +157,11 @@ class Decoder(nn.Module):
     if c.final_norm:
       self.final_norm = layers.Norm(c)
     if c.embed_width is not None:
-      self.project_out = layers.Linear(
+      self.project_out = linear.Linear(
         c, (c.width,), (c.embed_width,), ('embed', 'embed_table')
       )
     if not c.tie_embeddings:
-      self.unembedding = layers.Linear(
+      self.unembedding = linear.Linear(
         c,
         (c.hidden_width,),
         (c.vocab_size,),
@@ -170,7 +170,7 @@ class Decoder(nn.Module):
         out_dtype='float32',
       )
     elif c.unembed_bias:
-      self.unembedding = layers.Bias(c, 'vocab')
+      self.unembedding = linear.Bias(c, 'vocab')
 
   def __call__(
     self,

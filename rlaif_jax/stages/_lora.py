@@ -14,6 +14,7 @@ from rlaif_jax.models.config import PROJECTIONS
 
 # Where a stage leaves its adapters, in the workdir.
 FOLDER = 'adapter'
+BASE_DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 
 
 def config() -> ConfigDict:
@@ -23,7 +24,9 @@ def config() -> ConfigDict:
   c.alpha = 16.0  # an adapter's output is scaled by alpha / rank
   c.targets = PROJECTIONS  # which projections have one
   c.path = ''  # start from this PEFT folder, which says all of the above
-  c.base_dtype = 'float32'  # of the frozen parameters; bfloat16 halves them
+  # Of the frozen parameters: float32, bfloat16 (half the memory) or int8 (half
+  # of that for projections; the rest is bfloat16).
+  c.base_dtype = 'float32'
   return c
 
 
@@ -31,10 +34,19 @@ def base_dtype(block: Any) -> str:
   """Type of the parameters of a model block, a ConfigDict or its JSON.
 
   Parameters that are trained are float32 in any case.
+
+  Raises:
+    ValueError: adapters on a base of another type than `BASE_DTYPES`.
   """
   options = block['lora']
-  on = options['rank'] or options['path']
-  return options['base_dtype'] if on else 'float32'
+  if not (options['rank'] or options['path']):
+    return 'float32'
+  if options['base_dtype'] not in BASE_DTYPES:
+    raise ValueError(
+      f'lora.base_dtype={options["base_dtype"]!r} is not supported; supported: '
+      f'{", ".join(BASE_DTYPES)}'
+    )
+  return options['base_dtype']
 
 
 def describe(block: Any, model: Any) -> Lora | None:
