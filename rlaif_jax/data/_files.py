@@ -51,15 +51,51 @@ def need_text(row: Mapping[str, Any], key: str, place: str) -> str:
   Raises:
     ValueError: the column is missing or not text; names place and key.
   """
-  if key not in row or row[key] is None:
+  if key not in row:
     raise ValueError(
       f'{place}: no column {key!r}; it has {", ".join(sorted(row)) or "none"}'
     )
+  if row[key] is None:
+    raise ValueError(f'{place}: column {key!r} is null, it should be text')
   if not isinstance(row[key], str):
     raise ValueError(
       f'{place}: column {key!r} should be text but is {type(row[key]).__name__}'
     )
   return row[key]
+
+
+def need_texts(row: Mapping[str, Any], key: str, place: str) -> dict[str, str]:
+  """The object of texts in column `key`, {} if there is none.
+
+  Raises:
+    ValueError: something else is there; names place and key.
+  """
+  value = row.get(key) or {}
+  if not isinstance(value, dict):
+    raise ValueError(
+      f'{place}: column {key!r} should be an object of texts but is '
+      f'{type(value).__name__}'
+    )
+  return {name: need_text(value, name, f'{place}: {key}') for name in value}
+
+
+def need_list(
+  row: Mapping[str, Any], key: str, kind: type, place: str
+) -> tuple:
+  """The texts (`kind=str`) or numbers (`kind=float`) in column `key`.
+
+  Raises:
+    ValueError: something else is there; names place and key.
+  """
+  value, kinds = row[key], str if kind is str else int | float
+  if not isinstance(value, list | tuple) or not all(
+    isinstance(x, kinds) and not isinstance(x, bool) for x in value
+  ):
+    name = 'texts' if kind is str else 'numbers'
+    raise ValueError(
+      f'{place}: {key} should be a list of {name} but is {value!r}'
+    )
+  return tuple(value)
 
 
 def parse_line(line: str, place: str) -> dict[str, Any]:
@@ -68,14 +104,31 @@ def parse_line(line: str, place: str) -> dict[str, Any]:
   Raises:
     ValueError: not JSON, or not an object; names the place.
   """
+  return _require_object(_parse(line, place), place)
+
+
+def _parse(text: str, place: str) -> Any:
+  """The JSON value of a text."""
   try:
-    row = json.loads(line)
+    value = json.loads(text)
+    # Half a surrogate pair is JSON, but no text that can be written again.
+    if '\\ud' in text.lower():
+      json.dumps(value, ensure_ascii=False).encode()
   except json.JSONDecodeError as error:
     raise ValueError(
       f'{place}: not valid JSON ({error.msg} at column {error.colno}); correct '
       'or remove this line'
     ) from error
-  return _require_object(row, place)
+  except UnicodeEncodeError as error:
+    raise ValueError(
+      f'{place}: has half a character ({error.object[error.start]!a}); correct '
+      'or remove this line'
+    ) from error
+  except (ValueError, RecursionError) as error:
+    raise ValueError(
+      f'{place}: cannot be read ({error}); correct or remove this line'
+    ) from error
+  return value
 
 
 def _require_object(row: Any, place: str) -> dict[str, Any]:
@@ -89,10 +142,10 @@ def _require_object(row: Any, place: str) -> dict[str, Any]:
 def _json_rows(path: pathlib.Path) -> Iterator[Row]:
   opened = gzip.open if path.suffix == '.gz' else open
   try:
-    with opened(path, 'rt', encoding='utf-8') as file:
+    # Some editors begin a file with a byte order mark.
+    with opened(path, 'rt', encoding='utf-8-sig') as file:
       if '.jsonl' not in path.suffixes and file.read(1) == '[':
-        file.seek(0)
-        yield from _json_list(path, file.read())
+        yield from _json_list(path, '[' + file.read())
         return
       file.seek(0)
       for number, line in enumerate(file, 1):
@@ -108,11 +161,7 @@ def _json_rows(path: pathlib.Path) -> Iterator[Row]:
 
 
 def _json_list(path: pathlib.Path, text: str) -> Iterator[Row]:
-  try:
-    rows = json.loads(text)
-  except json.JSONDecodeError as error:
-    raise ValueError(f'{path}: not valid JSON ({error})') from error
-  for number, row in enumerate(rows):
+  for number, row in enumerate(_parse(text, str(path))):
     place = f'{path}: item {number}'
     yield place, _require_object(row, place)
 

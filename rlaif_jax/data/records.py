@@ -101,9 +101,9 @@ def from_row(row: Mapping[str, Any], place: str) -> PreferenceRecord:
   Without `id`, the row is named by a hash of its texts.
 
   Raises:
-    ValueError: a missing column, or what `validate` finds.
+    ValueError: a missing or wrong column, or what `validate` finds.
   """
-  missing = [key for key in _REQUIRED if row.get(key) is None]
+  missing = [key for key in _REQUIRED if key not in row]
   if missing:
     raise ValueError(
       f'{place}: no column {", ".join(map(repr, missing))}; it has '
@@ -111,14 +111,18 @@ def from_row(row: Mapping[str, Any], place: str) -> PreferenceRecord:
     )
   texts = [_files.need_text(row, key, place) for key in _REQUIRED[:3]]
   values = {key: row[key] for key in _COLUMNS if row.get(key) is not None}
-  for key in ('logprobs_12', 'logprobs_21', 'rationales'):
-    if key in values:
-      values[key] = tuple(values[key])
+  values['p_first'] = row['p_first']  # `validate` refuses a null
+  for key in {'logprobs_12', 'logprobs_21', 'rationales'} & values.keys():
+    kind = str if key == 'rationales' else float
+    values[key] = _files.need_list(row, key, kind, place)
   for key in ('fields', 'meta'):
     if isinstance(values.get(key), str):
-      values[key] = json.loads(values[key])
-  extra = {key: row[key] for key in row if key not in _COLUMNS}
-  values['meta'] = {**values.get('meta', {}), **extra}
+      values[key] = _files.parse_line(values[key], f'{place}: {key}')
+  values['fields'] = _files.need_texts(values, 'fields', place)
+  meta = values.get('meta', {})
+  if not isinstance(meta, dict):
+    raise ValueError(f'{place}: meta should be an object')
+  values['meta'] = meta | {k: v for k, v in row.items() if k not in _COLUMNS}
   values['id'] = str(values.get('id', stable_hash(texts)))
   return validate(PreferenceRecord(**values), place)
 

@@ -191,6 +191,14 @@ def test_tldr_kind_picks_among_files(tmp_path):
     ({'prompt': 'x', 'chosen': 'a'}, "no column 'rejected'"),
     ({'post': 1, 'summary': 'x'}, "column 'post' should be text but is int"),
     ({**COMPARISON, 'choice': 2}, 'choice 0 or 1'),
+    ({**COMPARISON, 'summaries': ['a', 'b']}, "'summaries' should be a list"),
+    ({**COMPARISON, 'summaries': 3}, "'summaries' should be a list"),
+    ({**COMPARISON, 'info': 'x'}, "column 'info' should be an object"),
+    ({**COMPARISON, 'extra': 'x'}, "column 'extra' should be an object"),
+    (
+      {'query': 'q', 'reference_response': 'a', 'ai_preferred': ['x']},
+      "ai_preferred is ['x']",
+    ),
   ],
 )
 def test_tldr_bad_rows_are_named(tmp_path, row, message):
@@ -385,6 +393,10 @@ def test_json_list_and_parquet(tmp_path):
       'p_first is 2',
     ),
     ([1, 2], 'expected a JSON object with columns, got list'),
+    ({'prompt': None}, "column 'prompt' is null"),
+    ({'prompt': 'a', 'fields': 'b'}, "'fields' should be an object of texts"),
+    ({'prompt': 'a', 'fields': {'text': 3}}, "fields: column 'text' should be"),
+    ({'prompt': '\ud800'}, "has half a character ('\\ud800')"),
   ],
 )
 def test_jsonl_bad_rows_are_named(tmp_path, row, message):
@@ -419,6 +431,31 @@ def test_bad_files(tmp_path, name):
     load(str(tmp_path / 'x.jsonl'))
 
 
+@pytest.mark.parametrize(
+  'data',
+  [
+    b'\xef\xbb\xbf%s\n%s\n',  # a byte order mark
+    b'%s\r\n%s\r\n',
+    b'\n\n%s\n\n%s',
+  ],
+)
+def test_files_of_other_editors(tmp_path, data):
+  row = {'prompt': '日本語 \u2028 é 😀', 'response': 'ü'}
+  lines = [json.dumps({**row, 'id': i}, ensure_ascii=False) for i in 'ab']
+  file = tmp_path / 'x.jsonl'
+  file.write_bytes(data % tuple(line.encode() for line in lines))
+  examples = load_dataset('jsonl', str(file), 'train')
+  assert [e.id for e in examples] == ['a', 'b']
+  assert {(e.prompt, e.response) for e in examples} == {tuple(row.values())}
+
+
+@pytest.mark.parametrize('line', ['[' * 99_999, '{"prompt": 1' + '0' * 5000])
+def test_lines_that_no_parser_takes(tmp_path, line):
+  (tmp_path / 'x.jsonl').write_text('{"prompt": "a"}\n' + line + '}')
+  with pytest.raises(ValueError, match=r'x\.jsonl:2: cannot be read'):
+    load_dataset('jsonl', str(tmp_path / 'x.jsonl'), 'train')
+
+
 def prompts_file(path, count=200):
   # Every prompt stands twice, as it does in preference data.
   rows = [{'prompt': f'p{i // 2}', 'response': str(i)} for i in range(count)]
@@ -445,7 +482,8 @@ def test_holdout_splits_by_prompt(tmp_path):
 
 def test_bad_holdouts(tmp_path):
   path = prompts_file(tmp_path / 'all.jsonl')
-  for holdout in (0.0, 1.5, (0.5, 0.6), (0.1, 0.1, 0.1)):
+  bad = (0.0, 1.5, (0.5, 0.6), (0.1, 0.1, 0.1), (), 'a', (0.1, 'a'))
+  for holdout in bad:
     with pytest.raises(ValueError, match='holdout='):
       load_dataset('jsonl', path, 'valid', holdout=holdout)
   with pytest.raises(ValueError, match='with holdout, splits are'):

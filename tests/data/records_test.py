@@ -122,10 +122,18 @@ def test_broken_line_in_the_middle_names_the_line(tmp_path):
     ({'p_first': 1.5}, 'p_first is 1.5, outside'),
     ({'p_first': -0.1}, 'p_first is -0.1, outside'),
     ({'p_first': '1'}, "p_first should be a number but is '1'"),
-    ({'p_first': None}, "no column 'p_first'"),
+    ({'p_first': None}, 'p_first should be a number but is None'),
+    ({'prompt': None}, "column 'prompt' is null"),
     ({'prompt': 3}, "column 'prompt' should be text but is int"),
     ({'response_2': 'a'}, 'response_1 and response_2 are identical'),
     ({'logprobs_12': [math.nan, 0]}, 'logprobs_12 has a NaN'),
+    ({'logprobs_12': 5}, 'logprobs_12 should be a list of numbers but is 5'),
+    ({'logprobs_21': [None, 0]}, 'logprobs_21 should be a list of numbers'),
+    ({'rationales': 'why'}, 'rationales should be a list of texts'),
+    ({'meta': [1]}, 'meta should be an object'),
+    ({'fields': [1]}, "column 'fields' should be an object of texts"),
+    ({'fields': {'text': 1}}, "fields: column 'text' should be text"),
+    ({'fields': '{x'}, 'fields: not valid JSON'),
   ],
 )
 def test_bad_rows_are_named(tmp_path, change, message):
@@ -241,7 +249,7 @@ def test_trl_chat_messages(tmp_path):
   ('change', 'message'),
   [
     ({'chosen': 'b'}, 'identical'),
-    ({'chosen': None}, "no column 'chosen'"),
+    ({'chosen': None}, "column 'chosen' is null"),
     ({'margin': 'big'}, 'margin should be a finite number'),
     ({'prompt': [{'role': 'bot'}]}, 'list of messages'),
   ],

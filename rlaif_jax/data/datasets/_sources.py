@@ -140,8 +140,9 @@ def _position(text: str) -> float:
 
 def _holdout_range(query: Query) -> tuple[float, float]:
   shares = query.holdout
-  shares = (shares,) if isinstance(shares, int | float) else tuple(shares)
-  if len(shares) > 2 or min(shares) <= 0 or sum(shares) > 1:
+  shares = (shares,) if isinstance(shares, int | float | str) else tuple(shares)
+  numbers = all(isinstance(x, int | float) and x > 0 for x in shares)
+  if len(shares) not in (1, 2) or not numbers or sum(shares) > 1:
     raise ValueError(
       f'holdout={query.holdout!r}: give one share or (valid, test), each above '
       '0 and together at most 1'

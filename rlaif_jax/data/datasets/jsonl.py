@@ -76,7 +76,8 @@ def _example(row: Mapping[str, Any], place: str) -> Example:
     response=None if response is None else response.strip(),
     pair=pair,
     p_first=p_first if pair else None,
-    fields=row.get('fields') or {'text': prompt, 'context': prompt},
+    fields=_files.need_texts(row, 'fields', place)
+    or {'text': prompt, 'context': prompt},
     meta={key: value for key, value in row.items() if key not in _KNOWN},
   )
 

@@ -73,6 +73,7 @@ def load(
   )
   examples, skipped = [], collections.Counter()
   for place, row in _sources.read_rows(query):
+    _check_blocks(row, place)
     reason = _reason_to_skip(row, confidence)
     if reason:
       skipped[reason] += 1
@@ -103,16 +104,31 @@ def _same_post(example: Example) -> str:
   return ' '.join(example.fields['post'].split())
 
 
+def _check_blocks(row: Mapping[str, Any], place: str) -> None:
+  """Raises ValueError where the parts of OpenAI's rows are of another kind."""
+  if 'summaries' not in row:
+    return
+  for key in ('info', 'extra'):
+    if not isinstance(row.get(key) or {}, Mapping):
+      raise ValueError(f'{place}: column {key!r} should be an object')
+  summaries = row['summaries']
+  if not isinstance(summaries, list | tuple) or not all(
+    isinstance(s, Mapping) for s in summaries
+  ):
+    raise ValueError(f"{place}: column 'summaries' should be a list of objects")
+
+
 def _reason_to_skip(row: Mapping[str, Any], confidence: str) -> str | None:
   if 'summaries' in row:
     # The validation part also has news articles, with info.article.
-    if not row.get('info', {}).get('post'):
+    if not (row.get('info') or {}).get('post'):
       return 'not a Reddit post'
     sure = (row.get('extra') or {}).get('confidence')
     if confidence == 'high' and sure not in _HIGH_CONFIDENCE:
       return 'the rater was not sure'
-    first, second = (s.get('text') for s in row['summaries'][:2])
-    return 'identical summaries' if first == second else None
+    texts = [s.get('text') for s in row['summaries']]
+    same = len(texts) == 2 and texts[0] == texts[1]
+    return 'identical summaries' if same else None
   if 'chosen' in row and row['chosen'] == row.get('rejected'):
     return 'identical summaries'
   return None
@@ -165,7 +181,7 @@ def _judged(row: Mapping[str, Any], place: str) -> Example:
   policy = row.get('policy_response')
   preferred = row.get('ai_preferred')
   known = {None: None, 'reference': 1.0, 'policy': 0.0}
-  if preferred not in known:
+  if not isinstance(preferred, str | None) or preferred not in known:
     raise ValueError(
       f"{place}: ai_preferred is {preferred!r}; expected 'reference', 'policy' "
       'or null'
@@ -175,14 +191,14 @@ def _judged(row: Mapping[str, Any], place: str) -> Example:
     policy = _files.need_text(row, 'policy_response', place).strip()
     pair = None if policy == reference else (reference, policy)
   # The judge saw the pair once: which of the two was shown as Summary A.
-  shown = {None: None, 0: 1, 1: 0}
-  if row.get('shuffled_index') not in shown:
+  shown, index = {None: None, 0: 1, 1: 0}, row.get('shuffled_index')
+  if not isinstance(index, int | None) or index not in shown:
     raise ValueError(
-      f'{place}: shuffled_index is {row["shuffled_index"]!r}; expected 0 (the '
+      f'{place}: shuffled_index is {index!r}; expected 0 (the '
       'policy was shown first), 1 (the reference was) or null'
     )
   meta = {key: row.get(key) for key in ('ai_preferred', 'ai_explanation')}
-  meta['first_shown'] = shown[row.get('shuffled_index')]
+  meta['first_shown'] = shown[index]
   return _make(
     _sources.row_name(row, text, reference),
     text,
