@@ -33,6 +33,7 @@ _DEFAULTS = {
   'tie_word_embeddings': True,
 }
 _FIXED = {'mlp_bias': False}
+_WINDOW = 4096
 
 
 def from_hf(config: Mapping[str, Any]) -> ModelConfig:
@@ -48,7 +49,9 @@ def from_hf(config: Mapping[str, Any]) -> ModelConfig:
   return dataclasses.replace(
     shared_from_hf({**_DEFAULTS, **config}),
     family='gemma2',
-    windows=families.windows(config, kinds, config.get('sliding_window', 4096)),
+    windows=families.windows(
+      config, kinds, config.get('sliding_window', _WINDOW)
+    ),
     attention_softcap=config.get('attn_logit_softcapping', 50.0),
     logit_softcap=config.get('final_logit_softcapping', 30.0),
   )
@@ -87,6 +90,7 @@ def shared_to_hf(c: ModelConfig) -> dict[str, Any]:
     **keys,
     'hidden_activation': 'gelu_pytorch_tanh' if act == 'gelu_new' else act,
     'query_pre_attn_scalar': int(scalar) if scalar.is_integer() else scalar,
-    'sliding_window': max(c.windows, default=None),
+    # Needed by transformers be it used or not.
+    'sliding_window': max(c.windows, default=_WINDOW),
     'layer_types': families.layer_types(c),
   }

@@ -368,6 +368,18 @@ def test_keys_that_a_file_leaves_out_have_the_defaults_of_transformers():
   assert config('stablelm', num_key_value_heads=4).rope == Rope(fraction=0.25)
 
 
+@pytest.mark.parametrize('model_type', ['gemma2', 'gemma3_text'])
+def test_a_gemma_without_windows_is_written_with_one(model_type):
+  """transformers asks for it, be no layer of that type."""
+  kinds = ['full_attention'] * 4
+  config = {**SMALL, 'model_type': model_type, 'layer_types': kinds}
+  found = models.build({**config, 'sliding_window': None}).config
+  assert found.windows == ()
+  bare = models.with_options(models.build(config), origin=models.Origin())
+  written = families.config_to_hf(bare.config)
+  assert (written['sliding_window'], written['layer_types']) == (4096, kinds)
+
+
 def test_windows_of_upper_layers():
   changes = dict(
     SMALL,
