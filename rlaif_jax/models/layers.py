@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax import sharding
 from rlaif_jax.models import cache as cache_lib
+from rlaif_jax.models import products, shared
 from rlaif_jax.models.config import ModelConfig
 from rlaif_jax.models.linear import Linear, param, spread
 
@@ -19,10 +20,6 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   'silu': jax.nn.silu,
   'tanh': jnp.tanh,
 }
-
-# Finite, so that a row with nothing to look at gets a uniform average (which
-# no real token reads) and not NaN.
-_MASKED = -1e30
 
 
 class Norm(nn.Module):
@@ -78,6 +75,7 @@ class Attention(nn.Module):
     buffers: tuple[Array, Array] | None,
     layer: Int[Array, ''],
     index: Int[Array, ''],
+    prefix: tuple[Array, Array, Array] | None = None,
   ) -> tuple[Array, tuple[Array, Array] | None]:
     """Attends and, with a cache, writes it.
 
@@ -88,6 +86,8 @@ class Attention(nn.Module):
       buffers: stacked (keys, values) [L, ...] of the cache, or None.
       layer: which layer of the cache this is.
       index: the cache slot of the first of the T tokens.
+      prefix: stacked keys and values [L, ...] of one row that all rows
+        continue, and which of them each query may look at.
 
     Returns:
       ([B, T, D], buffers).
@@ -106,6 +106,8 @@ class Attention(nn.Module):
         for b, new in zip(buffers, (key, value), strict=True)
       )
       key, value = (cache_lib.read(b, layer) for b in buffers)
+    if prefix is not None:
+      prefix = (*(cache_lib.read(b, layer) for b in prefix[:2]), prefix[2])
     scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
     heads = attend(
       query,
@@ -115,6 +117,8 @@ class Attention(nn.Module):
       scale=scale / (layer + 1) if c.attention_scale_by_layer else scale,
       softcap=c.attention_softcap,
       order=order,
+      prefix=prefix,
+      prefix_order=cache_lib.layout(c),
     )
     out = Linear(
       c,
@@ -205,33 +209,35 @@ def attend(
   scale: float | Array,
   softcap: float | None = None,
   order: str = cache_lib.PLAIN,
+  prefix: tuple[Array, Array, Array] | None = None,
+  prefix_order: str = cache_lib.PLAIN,
 ) -> Float[Array, 'B T H h']:
   """Attention with a float32 softmax; `order` is key's and value's axes.
 
   A query that may look at nothing gets the plain average of the values.
-  `softcap` bounds the scores, see `capped`.
+  `softcap` bounds the scores, see products.capped. `prefix` holds keys and
+  values of one row, seen by all rows, and the mask of who may look at them.
   """
   b, t, h, d = query.shape
   groups = key.shape[order.index('k')]
   query = query.reshape(b, t, groups, h // groups, d).transpose(0, 2, 3, 1, 4)
   if order == cache_lib.PLAIN:
-    # Rows and heads first, so that both contractions are plain matrix products:
-    # on CPU a fifth less time forward, a tenth less backward.
+    # As plain matrix products: on CPU a fifth less time.
     order = 'bksh'
     key, value = key.swapaxes(1, 2), value.swapaxes(1, 2)
-  scores = jnp.einsum(
-    f'bkgth,{order}->bkgts', query, key, preferred_element_type=jnp.float32
-  )
-  scores = capped(scores * scale, softcap)
-  scores = jnp.where(allowed[:, None, None], scores, _MASKED)
-  probs = jax.nn.softmax(scores, axis=-1).astype(query.dtype)
-  out = jnp.einsum(f'bkgts,{order}->bkgth', probs, value)
+  scale = jnp.float32(scale)
+  if prefix is None:
+    out = products.attention(query, key, value, allowed, scale, softcap, order)
+  else:
+    out = shared.attention(
+      query,
+      (key, value, allowed),
+      tuple(x.astype(query.dtype) for x in prefix[:2]) + prefix[2:],
+      scale,
+      softcap,
+      (order, prefix_order),
+    )
   return out.transpose(0, 3, 1, 2, 4).reshape(b, t, h, d)
-
-
-def capped(x: Array, limit: float | None) -> Array:
-  """`x` bounded smoothly to +-limit, as in Gemma 2; None leaves it."""
-  return x if limit is None else limit * jnp.tanh(x / limit)
 
 
 def _residual_gain(c: ModelConfig) -> float:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlaif_jax.models import products
 from rlaif_jax.models.config import PROJECTIONS, ModelConfig
 
 
@@ -47,12 +48,7 @@ class Linear(nn.Module):
       self.axes,
       'int8' if int8 else None,
     )
-    y = jnp.tensordot(
-      x,
-      kernel.astype(x.dtype),
-      axes=len(self.inputs),
-      preferred_element_type=self.out_dtype,
-    )
+    y = products.contract(x, kernel, len(self.inputs), self.out_dtype)
     if int8:
       init = nn.initializers.constant(std * 3**0.5 / 127)
       scale = self._vector('kernel_scale', init, 'float32')
@@ -91,8 +87,7 @@ class Linear(nn.Module):
       ('lora', *self.axes[n:]),
       'float32',
     )
-    low = jnp.tensordot(x, a.astype(x.dtype), axes=n)
-    return jnp.tensordot(low, b.astype(x.dtype), axes=1) * lora.scale
+    return products.contract(products.contract(x, a, n), b, 1) * lora.scale
 
 
 class Bias(nn.Module):

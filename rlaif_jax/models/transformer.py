@@ -16,16 +16,31 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax import sharding
 from rlaif_jax.core import masking, types
-from rlaif_jax.models import layers, linear, rope
+from rlaif_jax.models import layers, linear, products, rope
 from rlaif_jax.models.config import ModelConfig
+
+
+@flax.struct.dataclass
+class Sight:
+  """Which keys a query may look at."""
+
+  allowed: Bool[Array, '#B #T S']
+  distance: Int[Array, 'B T S'] | None  # real tokens from key to query
+
+  def within(self, window: Int[Array, '']) -> Bool[Array, '#B #T S']:
+    """Those not further than a layer's window; 0 sees all."""
+    if self.distance is None:
+      return self.allowed
+    return self.allowed & ((window == 0) | (self.distance < window))
 
 
 @flax.struct.dataclass
 class Context:
   """What all layers of one forward pass share."""
 
-  allowed: Bool[Array, 'B T S']
-  distance: Int[Array, 'B T S'] | None  # real tokens from key to query
+  own: Sight
+  prefix: types.Cache | None
+  prefix_sight: Sight | None
   rope_table: tuple[Array, Array] | None
   local_rope_table: tuple[Array, Array] | None  # of layers with a window
   index: Int[Array, '']  # cache slot of the first token
@@ -45,9 +60,10 @@ class Block(nn.Module):
     x, buffers = carry
     number, window = layer
     c = self.config
-    allowed = context.allowed
-    if context.distance is not None:
-      allowed &= (window == 0) | (context.distance < window)
+    prefix = context.prefix
+    if prefix is not None:
+      seen = context.prefix_sight.within(window)
+      prefix = (prefix.keys, prefix.values, seen)
 
     def rotate(heads):
       table, local = context.rope_table, context.local_rope_table
@@ -59,7 +75,13 @@ class Block(nn.Module):
 
     normed = self._norm_input('attention', x)
     y, buffers = layers.Attention(c, self.rules, name='attention')(
-      normed, allowed, rotate, buffers, number, context.index
+      normed,
+      context.own.within(window),
+      rotate,
+      buffers,
+      number,
+      context.index,
+      prefix,
     )
     mlp = layers.Mlp(c, self.rules, name='mlp')
     if c.parallel:
@@ -179,21 +201,29 @@ class Decoder(nn.Module):
     positions: Int[Array, 'B T'] | None = None,
     cache: types.Cache | None = None,
     logits: bool = True,
+    ends: Int[Array, 'B T'] | None = None,
+    prefix: types.Cache | None = None,
   ) -> types.ModelOutput:
     """See `LanguageModel.apply`."""
     c = self.config
+    if ends is not None:
+      mask = ends > jnp.arange(tokens.shape[1])
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
     valid, index, rank = _slots(mask, cache)
+    own, rank = _own_sight(rank, valid, index, ends, any(c.windows))
+    before = None
+    if prefix is not None:
+      rank += jnp.sum(prefix.mask, dtype=jnp.int32)
+      before = _prefix_sight(rank, prefix.mask, any(c.windows))
     positions = rank if positions is None else positions
     x = self.embed(tokens, positions)
     # What padding holds must not matter, be it an id outside the vocabulary.
     x = jnp.where(mask[..., None], x, 0)
     x = _constrain_stream(x, self.rules)
     context = Context(
-      allowed=masking.attention_mask(
-        index + jnp.arange(tokens.shape[1]), jnp.arange(valid.shape[1]), valid
-      ),
-      distance=_distance(rank, valid) if any(c.windows) else None,
+      own=own,
+      prefix=prefix,
+      prefix_sight=before,
       rope_table=c.rope and rope.angles(c.rope, c.head_dim, positions),
       local_rope_table=c.local_rope
       and rope.angles(c.local_rope, c.head_dim, positions),
@@ -226,7 +256,7 @@ class Decoder(nn.Module):
         logits = self.unembedding(logits)
     else:
       logits = self.unembedding(hidden)
-    logits = layers.capped(logits, c.logit_softcap)
+    logits = products.capped(logits, c.logit_softcap)
     if logits.ndim == 3:
       logits = sharding.constrain(
         logits, 'batch', 'length', 'vocab', rules=self.rules
@@ -254,14 +284,36 @@ def _slots(
   return valid, cache.index, jnp.maximum(count - 1, 0)
 
 
-def _distance(
-  rank: Int[Array, 'B T'], valid: Bool[Array, 'B S']
-) -> Int[Array, 'B T S']:
-  """Real tokens from each key to each query.
+def _own_sight(
+  rank: Int[Array, 'B T'],
+  valid: Bool[Array, 'B S'],
+  index: Int[Array, ''],
+  ends: Int[Array, 'B T'] | None,
+  windowed: bool,
+) -> tuple[Sight, Int[Array, 'B T']]:
+  """What tokens see of their own row, and the rank of each.
 
-  Windows count real tokens, so padding between them does not matter.
+  Distances count real tokens, so padding between them does not matter.
   """
-  return rank[:, :, None] - masking.positions(valid)[:, None, :]
+  slots = jnp.arange(rank.shape[1])
+  allowed = masking.attention_mask(
+    index + slots, jnp.arange(valid.shape[1]), valid
+  )
+  key_rank = masking.positions(valid)
+  if ends is not None:
+    allowed &= slots[None, :, None] < ends[:, None, :]
+    count = jnp.sum(allowed, axis=2, dtype=jnp.int32)
+    rank = key_rank = jnp.maximum(count - 1, 0)
+  distance = rank[:, :, None] - key_rank[:, None, :] if windowed else None
+  return Sight(allowed, distance), rank
+
+
+def _prefix_sight(
+  rank: Int[Array, 'B T'], mask: Bool[Array, '1 P'], windowed: bool
+) -> Sight:
+  """What tokens see of the prefix; their rank counts it too."""
+  distance = rank[:, :, None] - masking.positions(mask)[:, None, :]
+  return Sight(mask[:, None], distance if windowed else None)
 
 
 def _constrain_stream(x: Float[Array, 'B T D'], rules: Any) -> Array:
