@@ -74,6 +74,8 @@ class LanguageModel:
     positions: Int[Array, 'B T'] | None = None,
     cache: types.Cache | None = None,
     logits: bool = True,
+    ends: Int[Array, 'B T'] | None = None,
+    prefix: types.Cache | None = None,
   ) -> types.ModelOutput:
     """One forward pass.
 
@@ -87,6 +89,11 @@ class LanguageModel:
         `cache.index` on, for every row. Slots beyond its size are the caller's
         mistake and overwrite the last ones.
       logits: False leaves the unembedding out.
+      ends: makes each row a tree, depth first, in place of `mask`: the token
+        at slot j is seen by those at slots j to ends[j] - 1, and by no others;
+        0 is padding. Several texts thus share the tokens they begin with.
+      prefix: the cache of one row that every row continues; it is read where
+        it lies, not copied per row.
 
     Returns:
       Logits [B, T, V] float32 or None, hidden states [B, T, D] after the final
@@ -95,18 +102,20 @@ class LanguageModel:
 
     Raises:
       ValueError: more tokens than a cache has slots, or than there are learned
-        positions.
+        positions; a tree with a mask or a cache.
     """
+    if ends is not None and (mask is not None or cache is not None):
+      raise ValueError('a tree of tokens (ends) takes no mask and no cache')
     length, limit = tokens.shape[1], self.config.max_positions
     counted = mask is None and positions is None and self.config.rope is None
-    if counted and length > limit:
+    if counted and ends is None and length > limit:
       raise ValueError(f'{length} tokens, but the model has {limit} positions')
     if cache is not None and length > cache.mask.shape[1]:
       raise ValueError(
         f'{length} tokens do not fit a cache of {cache.mask.shape[1]} slots'
       )
     return self._module.apply(
-      {'params': params}, tokens, mask, positions, cache, logits
+      {'params': params}, tokens, mask, positions, cache, logits, ends, prefix
     )
 
   def unembed(
