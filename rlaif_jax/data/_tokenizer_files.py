@@ -291,8 +291,9 @@ def read_side(found: Found) -> dict[str, Any]:
   template = folder / 'chat_template.jinja'
   if template.is_file():
     side['chat_template'] = template.read_text(encoding='utf-8')
-  if not isinstance(side.get('chat_template'), str):
-    side.pop('chat_template', None)  # a list of named ones: not ours to pick
+  if isinstance(named := side.get('chat_template'), list):
+    found = {t['name']: t['template'] for t in named}
+    side['chat_template'] = found.get('default')
   side['eos_token_ids'] = []
   for name in ('generation_config.json', 'config.json'):
     ids = _read_json(folder / name).get('eos_token_id')

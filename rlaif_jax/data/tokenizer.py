@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 
 import tokenizers
 
+from rlaif_jax.data import _chat
 from rlaif_jax.data import _tokenizer_files as files
 
 
@@ -42,7 +43,7 @@ class Tokenizer:
     pad_id: fills batches. A vocabulary without padding token gets `eos_id`:
       masks say what is real, nothing relies on the id.
     bos_id: starts a text, or None.
-    chat_template: Jinja text that came with the tokenizer, kept for `save`.
+    chat_template: Jinja text that came with the tokenizer, see `render_chat`.
   """
 
   backend: tokenizers.Tokenizer = dataclasses.field(repr=False, compare=False)
@@ -87,6 +88,36 @@ class Tokenizer:
     # Unigram vocabularies recognise '</s>' in spite of all that.
     drop = {*self.eos_ids, self.bos_id}
     return [[i for i in e.ids if i not in drop] for e in encoded]
+
+  def render_chat(self, messages: Sequence[Mapping[str, str]]) -> str:
+    """Text of a conversation, by the template that came with the tokenizer.
+
+    It ends where the assistant's next turn begins.
+
+    Args:
+      messages: each with a 'role' ('system', 'user', 'assistant') and its
+        'content'.
+
+    Raises:
+      ValueError: there is no template, or it refuses these messages.
+    """
+    if self.chat_template is None:
+      raise ValueError(
+        f'{self.name}: the tokenizer has no chat template; it would be in '
+        'chat_template.jinja or tokenizer_config.json'
+      )
+    ids = {'bos': self.bos_id, 'eos': self.eos_id, 'pad': self.pad_id}
+    special = {
+      f'{name}_token': self.id_to_token(i)
+      for name, i in ids.items()
+      if i is not None
+    }
+    return _chat.render(self.chat_template, messages, special)
+
+  def encode_chat(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    """Ids of `render_chat`, with just the special tokens that it wrote."""
+    text = self.render_chat(messages)
+    return self.backend.encode(text, add_special_tokens=False).ids
 
   def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
     """Text of token ids; `skip_special` leaves BOS, EOS and padding out.

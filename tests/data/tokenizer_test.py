@@ -259,6 +259,27 @@ def test_chat_template_is_kept(tmp_path):
   assert load_tokenizer(tmp_path / 'to').chat_template == '{{ messages }}'
 
 
+@pytest.mark.parametrize('name', REAL)
+def test_real_label_boundaries(real, name):
+  """After 'Answer:' a label is ' 1', which is not '1': ids join as one text.
+
+  The labeler scores the ids of ' 1' there, and at a line's start those of '1'.
+  """
+  tokenizer = real[name]
+  for before in ('Preferred Summary:', 'Preferred Summary=\n'):
+    start = tokenizer.encode(before)
+    for label in (' 1', '1', ' 2', ' 10', '10'):
+      ids = tokenizer.encode_plain(label)
+      assert ids, label
+      assert tokenizer.decode(start + ids) == tokenizer.decode(start) + label
+  spaced, bare = tokenizer.encode_plain(' 1'), tokenizer.encode_plain('1')
+  assert spaced != bare
+  if name != 'tinystories':  # its pieces cross word boundaries
+    assert tokenizer.encode('Preferred Summary: 1') == (
+      tokenizer.encode('Preferred Summary:') + spaced
+    )
+
+
 def test_no_eos_anywhere(tmp_path):
   folder = write_wordlevel(tmp_path, ['<unk>', 'a'])
   with pytest.raises(ValueError, match='no end-of-text token.*config.json'):
