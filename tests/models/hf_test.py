@@ -261,10 +261,13 @@ def test_no_folder(tmp_path):
     hf.load(file)
 
 
-def test_a_pickle_is_refused(copy):
-  (copy / 'model.safetensors').rename(copy / 'pytorch_model.bin')
-  with pytest.raises(ValueError, match='pickle.*save_pretrained'):
+@pytest.mark.parametrize('name', ['pytorch_model.bin', 'model.pt', 'a.pth'])
+def test_a_pickle_is_refused(copy, name):
+  (copy / 'model.safetensors').rename(copy / name)
+  with pytest.raises(ValueError, match=f'{name} is a .*pickle.*save_pretrain'):
     hf.load(copy)
+  with pytest.raises(ValueError, match='pickle'):
+    hf.load_reward_model(copy)
 
 
 def test_a_folder_without_weights_or_config(copy):
