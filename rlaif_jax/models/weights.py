@@ -6,20 +6,24 @@ A path is the keys of the parameter tree joined by '/'. Parameters under
 
 import functools
 import itertools
+import math
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Sharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
 from rlaif_jax import sharding
 from rlaif_jax.models import safetensors_io, tensors
 from rlaif_jax.models.tensors import Tensor
 
 _ROWS = 4096  # of a table compared at a time
+# Bytes of a parameter; a larger one meets its other layers on the devices.
+_AT_ONCE = 1 << 28
 
 
 def check(
@@ -71,8 +75,8 @@ def read(
 ) -> dict[str, jax.Array]:
   """Reads every parameter, each device's part by itself.
 
-  One parameter (all its layers) at a time: the host holds no more than the
-  parts of the largest one that its own devices need.
+  The host holds one tensor of the files at a time, or all layers of a parameter
+  where these are small; of either, only the parts that its devices need.
 
   Args:
     reader: the files, found right by `check`.
@@ -177,6 +181,7 @@ def _read_one(
   dtype = np.dtype(dtype or reader.dtype(keys[0]))
   depth, shape = tensor.depth, _unstacked(tensor, spec.shape)
   keys = keys.reshape(spec.shape[:depth])
+  large = math.prod(spec.shape) * dtype.itemsize > _AT_ONCE
 
   def one(key, index):
     fetch = functools.partial(reader.fetch, key)
@@ -193,10 +198,43 @@ def _read_one(
       out[i] = one(key, index[depth:])
     return out.reshape(wanted.shape + first.shape)
 
+  def layer(number, index):
+    return one(keys[number], index).astype(dtype, copy=False)
+
+  if large and depth == 1 and (beside := _within_layer(where)) is not None:
+    return _stack(layer, spec.shape, dtype, where, beside)
   # Waiting lets go of the host's copy before the next parameter is read.
   return jax.block_until_ready(
     jax.make_array_from_callback(spec.shape, where, part)
   )
+
+
+def _within_layer(where: Sharding) -> Sharding | None:
+  """Sharding of one layer; None where the layers themselves are split."""
+  if not isinstance(where, NamedSharding):
+    return where
+  first, *rest = where.spec or (None,)
+  return None if first else NamedSharding(where.mesh, PartitionSpec(*rest))
+
+
+def _stack(
+  layer: Callable[[int, Any], np.ndarray],
+  shape: Sequence[int],
+  dtype: np.dtype,
+  where: Sharding,
+  beside: Sharding,
+) -> jax.Array:
+  """A parameter put together on its devices, one layer after the other."""
+  zeros = functools.partial(jnp.zeros, shape, dtype)
+  put = functools.partial(jax.lax.dynamic_update_index_in_dim, axis=0)
+  put = jax.jit(put, donate_argnums=0, out_shardings=where)
+  stack = jax.jit(zeros, out_shardings=where)()
+  for number in range(shape[0]):
+    part = jax.make_array_from_callback(
+      tuple(shape[1:]), beside, functools.partial(layer, number)
+    )
+    stack = jax.block_until_ready(put(stack, part, np.int32(number)))
+  return stack
 
 
 def _in_file_order(places, leaves):

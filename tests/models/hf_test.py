@@ -52,6 +52,12 @@ def change_config(folder, **changes):
   path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def tensors_of(folder):
+  """All tensors of all files."""
+  names = sorted(p.name for p in folder.glob('*.safetensors'))
+  return [x for name in names for x in tensors(folder, name).values()]
+
+
 def assert_same(first, second):
   assert jax.tree.structure(first) == jax.tree.structure(second)
   jax.tree.map(np.testing.assert_array_equal, first, second)
@@ -134,6 +140,23 @@ def test_loads_into_shards_of_the_mesh(lm):
 
 
 @pytest.mark.multidevice
+@pytest.mark.parametrize('name', ['llama', 'gpt2', 'stablelm_parallel'])
+def test_large_parameters_are_put_together_on_devices(
+  load_checkpoint, monkeypatch, name
+):
+  path = load_checkpoint(name).path
+  expected = load_checkpoint(name).language_model[1]
+  mesh = sharding.make_mesh({'data': 2, 'fsdp': 2, 'tensor': 2})
+  where = jax.tree.map(lambda p: p.sharding, hf.load(path, mesh=mesh)[1])
+  monkeypatch.setattr(weights, '_AT_ONCE', 0)
+  assert_same(hf.load(path)[1], expected)
+  with jax.set_mesh(mesh):
+    params = hf.load(path)[1]
+  assert_same(params, expected)
+  assert jax.tree.map(lambda p: p.sharding, params) == where
+
+
+@pytest.mark.multidevice
 def test_saves_from_shards(lm, tmp_path):
   mesh = sharding.make_mesh({'data': 1, 'fsdp': 4, 'tensor': 2})
   hf.save(tmp_path, *hf.load(lm.path, mesh=mesh))
@@ -144,26 +167,27 @@ def test_saves_from_shards(lm, tmp_path):
 _MEMORY = """
 import sys
 import jax
-from rlaif_jax.models import hf
+from rlaif_jax.models import hf, weights
 
 def peak():  # bytes
   for line in open('/proc/self/status'):
     if line.startswith('VmHWM'):
       return int(line.split()[1]) * 1024
 
+weights._AT_ONCE = 0
 jax.block_until_ready(jax.numpy.zeros(8) + 1)
 hf.load(sys.argv[2])  # a small one: code, not weights
 before = peak()
 params = hf.load(sys.argv[1])[1]
 jax.block_until_ready(params)
-print(peak() - before, sum(p.nbytes for p in jax.tree.leaves(params)),
-      max(p.nbytes for p in jax.tree.leaves(params)))
+print(peak() - before, sum(p.nbytes for p in jax.tree.leaves(params)))
 """
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc/self/status')
 def test_host_memory_stays_near_the_largest_tensor(llama, tmp_path):
   # Parameters on the CPU are host memory too: what counts is what is on top.
+  # Programs that were compiled are, too; all layers of a kernel would be more.
   model = models.build(
     dict(
       model_type='llama',
@@ -186,9 +210,11 @@ def test_host_memory_stays_near_the_largest_tensor(llama, tmp_path):
     capture_output=True,
     text=True,
   ).stdout
-  grown, total, largest = map(int, out.split())
-  assert total > 4 * largest
-  assert grown < total + 2 * largest
+  grown, total = map(int, out.split())
+  sizes = [x.nbytes for x in tensors_of(tmp_path)]
+  assert total == sum(sizes) > 50 * max(sizes)
+  print(f'grown by {grown:,} for {total:,}, largest {max(sizes):,}')
+  assert grown < total + 10 * max(sizes)
 
 
 # -- keys -------------------------------------------------------------------
