@@ -28,7 +28,7 @@ share `holdout` is kept for evaluation.
   prompt, response   tokens, as `labels` of the labeler's prompts
   preamble           base or detailed labeling prompt; '' as in the paper
   optimizer, rate    of all that is trained
-  sft_epochs, reward_epochs, rl_epochs   or `steps` of each
+  sft_epochs, reward_epochs, rl_epochs   or `steps` of each, `rl_steps` of RL
   pairs_size         how many pairs the labeler labels and the reward models see
   ai_pairs           how many the labeler labels, if not pairs_size
   eval_size          prompts in the evaluation, at most
@@ -66,6 +66,7 @@ def get_config(arg: str = ''):
     sft_epochs=1,
     reward_epochs=3,
     rl_epochs=8,
+    rl_steps=0,
     optimizer='adafactor',
     rate=1e-5,
     prompt=1024,
@@ -194,6 +195,7 @@ def rl(args, reward_step: str):
   _data(c.data, args, 'posts', 'train')
   _lengths(c, args)
   _training(c, args, 'rl_epochs')
+  c.num_steps = args['rl_steps'] or args['steps']
   return c
 
 

@@ -42,6 +42,8 @@ FLAG_ERRORS = (
   TypeError,
   ValueError,
   OSError,
+  SyntaxError,  # of a config file
+  ImportError,
 )
 
 
@@ -70,8 +72,14 @@ def _parse(argv):
 def read_flags(argv, values: flags.FlagValues):
   """Parses `argv` into `values`; raises one of `FLAG_ERRORS`."""
   rest = values(argv)
-  if values['config'].value is not None:
-    _ = values['config'].value.stage  # a file that is not there fails here
+  config = values['config'].value
+  # A file that is not there, or is broken, fails at the first look inside.
+  if config is not None and not isinstance(getattr(config, 'stage', 0), str):
+    raise flags.Error(
+      f'get_config() of {values["config"].config_filename} must return a '
+      "ConfigDict with the field 'stage', as stages.load(NAME)."
+      'default_config() does'
+    )
   if len(rest) > 1:
     raise flags.Error(f'unexpected argument {rest[1]!r}; use --flag=value')
   return rest
@@ -82,7 +90,11 @@ def explain(error: BaseException) -> str:
   while error.args and isinstance(error.args[0], BaseException):
     error = error.args[0]  # config_flags wraps one error in another
   text = str(error) or type(error).__name__
-  if isinstance(error, AttributeError | KeyError):
+  if isinstance(error, AttributeError) and 'get_config' in text:
+    text = 'the config file has no function get_config()'
+  elif isinstance(error, SyntaxError | ImportError):
+    text = f'the config file cannot be read: {text}'
+  elif isinstance(error, AttributeError | KeyError):
     # All that the parser says is the key and perhaps one that is like it.
     text = f'unknown config key {error.args[0]}' if error.args else text
   elif isinstance(error, TypeError):
@@ -117,6 +129,8 @@ def _fail(error: BaseException) -> None:
   """One line for the person, the traceback to a file, exit code 1."""
   note = ''
   try:
+    if not _WORKDIR.value.strip():
+      raise FileNotFoundError('there is no folder to write to')
     log = _error_file()
     log.write_text(''.join(traceback.format_exception(error)))
     note = f' (traceback: {log})'

@@ -2,14 +2,14 @@
 # Lint and every test, from nothing:
 #   bash tests/run.sh [--slow]
 # Makes .venv-test (again only when setup.py changes), then runs ruff, the unit
-# tests, the multi-device tests and the smoke tests, each in its own process.
+# tests, those marked multidevice and the smoke tests, each in its own process.
 # --slow adds the tests marked slow. Exits non-zero if any step failed.
 set -euo pipefail
 
-marks=()
+slow=' and not slow'
 case "${1:-}" in
   '') ;;
-  --slow) marks=(-m '') ;;
+  --slow) slow= ;;
   *)
     sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     [[ "$1" == -h || "$1" == --help ]] && exit 0
@@ -37,26 +37,18 @@ step() {
   summary+=("$(printf '%-14s %s, %ds' "$name" "$outcome" $((SECONDS - start)))")
 }
 
-# Tests of the given paths; having none, or only slow ones, is no failure.
+# run_pytest MARKS PATHS...: the tests with these marks, which there must be.
 run_pytest() {
-  local code=0
-  "$bin/python" -m pytest -q ${marks[@]+"${marks[@]}"} "$@" || code=$?
-  [[ $code -eq 5 ]] || return "$code"
-}
-
-folder_tests() {
-  if [[ -d "$1" ]]; then
-    run_pytest "$1"
-  else
-    echo "no $1 yet"
-  fi
+  local marks=$1
+  shift
+  "$bin/python" -m pytest -q -m "$marks$slow" "$@"
 }
 
 step 'ruff check' "$bin/ruff" check .
 step 'ruff format' "$bin/ruff" format --check .
-step unit run_pytest tests --ignore=tests/multidevice --ignore=tests/smoke
-step multi-device folder_tests tests/multidevice
-step smoke folder_tests tests/smoke
+step unit run_pytest 'not multidevice' tests --ignore=tests/smoke
+step multi-device run_pytest multidevice tests
+step smoke run_pytest 'not multidevice' tests/smoke
 
 echo '== summary'
 printf '%s\n' "${summary[@]}"

@@ -1,9 +1,24 @@
-"""From options in a config to a dataclass; what is wrong is named by key."""
+"""Options of a config: into dataclasses, and what is wrong named by its key."""
 
 import dataclasses
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import jax.numpy as jnp
+
+from rlaif_jax import sharding
+
+# What a number may be at least, by the name of its field, in any block.
+LEAST = {
+  **dict.fromkeys(
+    ('batch_size', 'chunk', 'max_prompt', 'max_response', 'max_tokens'), 1
+  ),
+  'num_microbatches': 1,
+  **dict.fromkeys(('eval_every', 'every', 'log_every', 'num_epochs'), 0),
+  **dict.fromkeys(('num_steps', 'policy_delay', 'seed', 'size'), 0),
+}
+_LARGEST_SEED = 2**31 - 1  # of a key on every machine
 
 
 def build(cls: type, options: Mapping[str, Any], key: str) -> Any:
@@ -30,3 +45,56 @@ def check_known(given: Iterable[str], known: Sequence[str], key: str) -> None:
         + (f'did you mean {like[0]}? ' if like else '')
         + f'There are: {", ".join(known)}'
       )
+
+
+def check_fields(config: Mapping[str, Any], key: str = 'config') -> None:
+  """Checks what the fields of any stage say by their names alone.
+
+  Raises:
+    ValueError: a number is too small, a type of numbers or a logical axis does
+      not exist, or microbatches do not divide the batch; names the key.
+  """
+  for place, name, value in _fields(config, key):
+    if name in LEAST and value < LEAST[name]:
+      raise ValueError(f'{place}={value}; it must be at least {LEAST[name]}')
+    if name == 'seed' and value > _LARGEST_SEED:
+      raise ValueError(f'{place}={value}; it may be {_LARGEST_SEED} at most')
+    if name == 'dtype' and not _floating(value):
+      raise ValueError(
+        f"{place}={value!r} is no floating-point type; use 'float32' or "
+        "'bfloat16'"
+      )
+  rules = config.get('sharding_rules', {})
+  check_known(rules, list(sharding.DEFAULT_RULES), f'{key}.sharding_rules')
+  parts, size = config.get('num_microbatches', 1), config.get('batch_size', 0)
+  if size % parts:
+    raise ValueError(
+      f'{key}.batch_size={size} cannot be cut into '
+      f'num_microbatches={parts}; make it a multiple'
+    )
+
+
+def check_batch(config: Mapping[str, Any], parts: int) -> None:
+  """Raises ValueError for a batch that does not divide over the mesh."""
+  size = config.get('batch_size', parts)
+  if size % parts:
+    raise ValueError(
+      f'config.batch_size={size} does not divide over the mesh (data * fsdp = '
+      f'{parts}); make it a multiple'
+    )
+
+
+def _fields(config: Any, key: str) -> Iterator[tuple[str, str, Any]]:
+  """(dotted key, name, value) of all fields in all blocks."""
+  for name, value in config.items():
+    if hasattr(value, 'items'):
+      yield from _fields(value, f'{key}.{name}')
+    else:
+      yield f'{key}.{name}', name, value
+
+
+def _floating(name: str) -> bool:
+  try:
+    return jnp.issubdtype(jnp.dtype(name), jnp.floating)
+  except TypeError:
+    return False

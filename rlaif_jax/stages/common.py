@@ -123,14 +123,16 @@ def session(config: ConfigDict, workdir) -> Iterator[Session | None]:
   """Opens `workdir` for `config`; yields None when the stage is finished.
 
   Raises:
-    ValueError: the workdir was made by another config.
+    ValueError: made by another config, or a field of this one is wrong.
   """
+  _options.check_fields(config)
   with open_run(config, workdir) as path:
     if workdir_lib.finished(path) is not None:
       say(f'{path}: finished before, nothing to do')
       yield None
       return
     mesh = sharding.make_mesh(config.mesh.to_dict())
+    _options.check_batch(config, mesh.shape['data'] * mesh.shape['fsdp'])
     rules = {**sharding.DEFAULT_RULES, **config.sharding_rules.to_dict()}
     with jax.set_mesh(mesh):
       yield Session(path, config, mesh, rules)

@@ -3,10 +3,12 @@
 `config.steps` maps a name to a stage config; each runs in `workdir/<name>`.
 A path `step:NAME` in a stage config stands for that folder, so later steps
 take what earlier ones left. With several seeds the whole pipeline runs once
-per seed in `workdir/seed_<n>`, and the summaries are averaged. Stopped at any
-point and started again, it goes on where it was.
+per seed in `workdir/seed_<n>`, and the summaries are averaged; a step's own
+seed is added to the pipeline's. Stopped at any point and started again, it
+goes on where it was.
 """
 
+import json
 import pathlib
 import statistics
 import time
@@ -16,8 +18,12 @@ import jax
 from ml_collections import ConfigDict
 
 from rlaif_jax import stages
-from rlaif_jax.stages import _report, common
+from rlaif_jax.stages import _options, _report, common
 from rlaif_jax.training import workdir as workdir_lib
+
+
+# Seconds that each finished step took, beside the steps' folders.
+SECONDS_FILE = 'seconds.json'
 
 
 def default_config() -> ConfigDict:
@@ -43,10 +49,11 @@ def run(config: ConfigDict, workdir) -> None:
 
 
 def check_steps(config: ConfigDict) -> None:
-  """Raises ValueError for a step of no stage, or one that needs a later one."""
+  """Raises ValueError for a step that cannot be run, or needs a later one."""
   before = []
   for name, block in config.steps.items():
     stages.load(block.stage)
+    _options.check_fields(block, f'config.steps.{name}')
     for key, wanted in _references(block.to_dict(), f'config.steps.{name}'):
       if wanted not in before:
         raise ValueError(
@@ -72,12 +79,13 @@ def finish(config: ConfigDict, root: pathlib.Path) -> None:
   if jax.process_index():
     return
   last = list(config.steps)[-1]
+  roots = [root / f'seed_{seed}' for seed in config.seeds] or [root]
+  summaries = [workdir_lib.finished(folder / last) for folder in roots]
+  seconds = sum(sum(read_seconds(folder).values()) for folder in roots)
+  summary = average(summaries) if config.seeds else summaries[0]
+  workdir_lib.finish(root, {**summary, 'time/seconds': seconds})
   if not config.seeds:
-    workdir_lib.finish(root, workdir_lib.finished(root / last))
     return
-  folders = [root / f'seed_{seed}' / last for seed in config.seeds]
-  summary = average([workdir_lib.finished(folder) for folder in folders])
-  workdir_lib.finish(root, summary)
   if config.steps[last].stage == 'evaluate':
     common.say('')
     _report.show(summary, title=f'mean of seeds {tuple(config.seeds)}')
@@ -87,13 +95,30 @@ def run_steps(config: ConfigDict, root: pathlib.Path, seed: int) -> None:
   """One pass over the steps in `root`."""
   for number, (name, block) in enumerate(config.steps.items(), 1):
     step = resolve_steps(block, root)
-    step.seed = seed
+    step.seed += seed
     step.mesh = config.mesh
     common.say(f'[bold]{number}/{len(config.steps)} {name}[/bold]')
+    new = workdir_lib.finished(root / name) is None
     start = time.monotonic()
     stages.load(step.stage).run(step, root / name)
-    common.say(f'  {time.monotonic() - start:.0f} s')
+    took = time.monotonic() - start
+    if new:
+      add_seconds(root, name, took)
+    common.say(f'  {took:.0f} s')
     jax.clear_caches()
+
+
+def add_seconds(root: pathlib.Path, name: str, seconds: float) -> None:
+  """Notes what a step took; of one that was stopped, what its last run did."""
+  if jax.process_index() == 0:
+    found = {**read_seconds(root), name: round(seconds, 1)}
+    workdir_lib.write_json_atomic(root / SECONDS_FILE, found)
+
+
+def read_seconds(root: pathlib.Path) -> dict[str, float]:
+  """Seconds of each step that has run in `root`."""
+  file = root / SECONDS_FILE
+  return json.loads(file.read_text()) if file.is_file() else {}
 
 
 def resolve_steps(block: ConfigDict, root: pathlib.Path) -> ConfigDict:

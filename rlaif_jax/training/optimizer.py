@@ -59,7 +59,7 @@ class OptimizerConfig:
     for key in ('learning_rate', 'warmup_steps', 'weight_decay', 'clip_norm'):
       if not getattr(self, key) >= 0:
         raise ValueError(
-          f'optimizer {key}={getattr(self, key)}; it cannot be negative'
+          f'optimizer {key}={getattr(self, key)}; it cannot be negative nor NaN'
         )
     for key in ('b1', 'b2'):
       if not 0 <= getattr(self, key) < 1:

@@ -261,8 +261,10 @@ def test_hh_rows_without_shared_context_are_counted(tmp_path, caplog):
   good = {'chosen': CONTEXT + ' a', 'rejected': CONTEXT + ' b'}
   other = {'chosen': CONTEXT + ' a', 'rejected': '\n\nHuman: x\n\nAssistant: b'}
   same = {'chosen': CONTEXT + ' a', 'rejected': CONTEXT + ' a '}
-  path = write(tmp_path / 'x.jsonl', good, other, same)
+  empty = {'chosen': CONTEXT, 'rejected': CONTEXT + ' b'}
+  path = write(tmp_path / 'x.jsonl', good, other, same, empty)
   assert len(load_dataset('hh', path, 'train')) == 1
+  assert 'an answer is empty' in caplog.text
   assert 'do not share their context' in caplog.text
   assert 'identical answers' in caplog.text
 
@@ -300,7 +302,7 @@ def test_hh_subsets_of_a_folder(tmp_path):
 def test_hh_shared_files(shared_data):
   path = str(shared_data / 'hh-rlhf/harmless_base_test_dev.jsonl.gz')
   examples = load_dataset('hh', path, 'test')
-  assert len(examples) == 1699 - 4
+  assert len(examples) == 1699 - 4 - 2  # no shared context; an empty answer
   for e in examples:
     assert e.prompt.startswith('\n\nHuman:')
     assert e.prompt.endswith('\n\nAssistant:')

@@ -1,21 +1,21 @@
 """Bad input: one clear line, a non-zero exit, nothing overwritten.
 
-Most cases call a stage as the command line does, since a new process costs
-seconds; a few start the real one.
+The stages are called as the command line calls them, since a new process costs
+seconds; see command_line_test.py for those.
 """
 
+import errno
+import functools
 import importlib
 import json
 import os
-import subprocess
-import sys
-import warnings
+import shutil
 
+import jax
 import pytest
-from absl import flags
-from ml_collections import config_flags
 
-from rlaif_jax import main, stages
+from rlaif_jax import main, sharding, stages
+from rlaif_jax.data import _files
 
 GOOD = {
   'id': 'good', 'prompt': 'say it', 'response': 'yes', 'response_1': 'yes',
@@ -121,6 +121,54 @@ def test_rows_that_do_not_fit(
   assert needle in line
 
 
+@pytest.mark.multidevice
+def test_batch_that_does_not_divide_over_the_mesh(
+  config_of, tmp_path, one_device, monkeypatch
+):
+  everywhere = functools.partial(sharding.make_mesh, devices=jax.devices())
+  monkeypatch.setattr(sharding, 'make_mesh', everywhere)
+  config = config_of('sft', write(tmp_path / 'data.jsonl', GOOD))
+  config.batch_size = 12
+  line = refused(config, tmp_path / 'run')
+  assert 'config.batch_size=12 does not divide over the mesh' in line
+  assert 'data * fsdp = 8' in line
+
+
+def test_unreadable_file(config_of, tmp_path, one_device, monkeypatch):
+  data = write(tmp_path / 'data.jsonl', GOOD)
+
+  def refuse(file, *args, **kwargs):
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+
+  # Permissions do not stop the user that tests may run as.
+  monkeypatch.setattr(_files, 'open', refuse, raising=False)
+  line = refused(config_of('sft', data), tmp_path / 'run')
+  assert f"Permission denied: '{data}'" in line
+
+
+def test_model_folders_that_lack_a_part(
+  config_of, tmp_path, one_device, tiny_model
+):
+  config = config_of('sft', write(tmp_path / 'data.jsonl', GOOD))
+  for name, change, needles in (
+    ('config.json', None, ['no model', 'config.json']),
+    ('tokenizer.json', None, ['broken: cannot be read as a tokenizer']),
+    ('tokenizer.json', '{', ['broken', 'tokenizer']),
+    ('model.safetensors', '', ['model.safetensors']),
+    ('model.safetensors', None, ['safetensors']),
+  ):
+    folder = tmp_path / 'broken'
+    shutil.copytree(tiny_model, folder)
+    (folder / name).unlink()
+    if change is not None:
+      (folder / name).write_text(change)
+    config.model.path = str(folder)
+    line = refused(config, tmp_path / 'run')
+    for needle in needles:
+      assert needle in line, (name, change, line)
+    shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize('stage', ['sft', 'reward', 'rl', 'evaluate'])
 def test_lengths_over_the_context(config_of, tmp_path, one_device, stage):
   config = config_of(stage, write(tmp_path / 'data.jsonl', GOOD))
@@ -175,6 +223,21 @@ def test_lengths_over_the_context(config_of, tmp_path, one_device, stage):
     ('sft', 'model.path', 'tiny:xxs', ['tiny:xxs', 'tiny:']),
     ('sft', 'model.path', '', ['model path is empty']),
     ('reward', 'labels', '/no/labels.jsonl', ['/no/labels.jsonl']),
+    ('sft', 'batch_size', 0, ['config.batch_size=0', 'at least 1']),
+    ('label', 'labeler.batch_size', -1, ['config.labeler.batch_size=-1']),
+    ('rl', 'num_microbatches', 0, ['config.num_microbatches=0']),
+    ('rl', 'num_microbatches', 3, ['batch_size=8', 'num_microbatches=3']),
+    ('sft', 'num_steps', -1, ['config.num_steps=-1', 'at least 0']),
+    ('sft', 'data.size', -1, ['config.data.size=-1', 'at least 0']),
+    ('sft', 'seed', -1, ['config.seed=-1']),
+    ('sft', 'seed', 2**70, [f'config.seed={2**70}', 'at most']),
+    ('sft', 'model.dtype', 'float33', ["config.model.dtype='float33'"]),
+    ('sft', 'optimizer.learning_rate', float('nan'), ['learning_rate=nan']),
+    (
+      'sft', 'sharding_rules', {'embedd': 'tensor'},
+      ['config.sharding_rules.embedd is unknown', 'did you mean embed?'],
+    ),
+    ('sft', 'mesh.data', 3, ["'data': 3", 'do not multiply to the 1 devices']),
   ],
 )  # fmt: skip
 def test_bad_values(
@@ -233,123 +296,3 @@ def test_workdir_that_failed_later_keeps_its_config(
     stages.load('label').run(config, tmp_path / 'run')
   assert (tmp_path / 'run' / 'config.json').is_file()
   assert made.read_text() == 'not a record\n{}\n'
-
-
-# -- the command line ---------------------------------------------------------
-
-
-@pytest.fixture
-def parse(repo, monkeypatch):
-  """parse(file, *args) -> the config that the command line would give."""
-  monkeypatch.syspath_prepend(str(repo))
-
-  def parse_flags(file, *args):
-    argv = ['main', f'--config={repo}/configs/{file}', *args]
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file(
-      'config', flag_values=values, lock_config=True, sys_argv=argv
-    )
-    with warnings.catch_warnings():
-      warnings.filterwarnings('ignore', 'the load_module', DeprecationWarning)
-      main.read_flags(argv, values)
-    return values['config'].value
-
-  return parse_flags
-
-
-def test_good_flags(parse):
-  """Blocks whose keys are free are given as a whole."""
-  config = parse(
-    'sft.py:smoke',
-    '--config.batch_size=3',
-    "--config.data.options={'holdout': (0.1, 0.2)}",
-  )
-  assert config.batch_size == 3
-  assert config.data.options.holdout == (0.1, 0.2)
-  config = parse(
-    'evaluate.py',
-    "--config.policies={'sft': 'runs/sft', 'mine': 'runs/mine'}",
-    "--config.evals={'win_rate': {'tie_margin': 0.1}}",
-    "--config.head_to_head=(('mine', 'sft'),)",
-  )
-  assert config.policies.to_dict() == {'sft': 'runs/sft', 'mine': 'runs/mine'}
-  options = stages.load('evaluate').evaluator_configs(config)['win_rate']
-  assert options.tie_margin == 0.1
-  assert options.head_to_head == (('mine', 'sft'),)
-
-
-@pytest.mark.parametrize(
-  ('args', 'needles'),
-  [
-    (['sft.py', '--config.modle.path=x'], ['modle', 'Did you mean "model"']),
-    (['sft.py', '--config.zzz=x'], ['unknown config key', 'zzz']),
-    (['sft.py', '--config.batch_size=many'], ['--config.batch_size=many']),
-    (['sft.py', '--config.batch_size=0.5'], ['--config.batch_size=0.5']),
-    (['rl.py', '--config.algorithm_config.betta=1'], ['betta', '"beta"']),
-    (['rl.py:smok'], ["'smok' is unknown", 'direct, smoke']),
-    (['paper.py:task=tldl'], ["task='tldl'", 'tldr']),
-    (['paper.py:batch=many'], ['batch', 'many']),
-    (['none.py'], ['none.py', 'No such file']),
-    (['sft.py', '--config.model.path.x=1'], ['does not fit the config']),
-    (['sft.py', 'seed=1'], ["unexpected argument 'seed=1'"]),
-    (['sft.py', '--confg.seed=1'], ["'confg.seed'"]),
-  ],
-  ids=lambda x: x[-1] if isinstance(x, list) else None,
-)
-def test_bad_flags(parse, args, needles):
-  with pytest.raises(main.FLAG_ERRORS) as caught:
-    parse(*args)
-  line = main.explain(caught.value)
-  assert '\n' not in line
-  assert 'Traceback' not in line
-  for needle in needles:
-    assert needle in line, line
-
-
-def run_main(repo, *args):
-  """Runs the command line; returns (exit code, stderr)."""
-  done = subprocess.run(
-    [sys.executable, '-m', 'rlaif_jax.main', *args],
-    cwd=repo,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu'},
-    capture_output=True,
-    text=True,
-    timeout=600,
-    check=False,
-  )
-  return done.returncode, done.stderr
-
-
-def test_real_processes_say_one_line(repo, tmp_path):
-  data, run = write(tmp_path / 'data.jsonl', GOOD), tmp_path / 'run'
-  command = (
-    '--config=configs/label.py:smoke', '--config.data.name=jsonl',
-    '--config.data.split=all', '--config.data.size=0',
-    '--config.source=human', f'--workdir={run}',
-  )  # fmt: skip
-
-  def refused_line(*args):
-    code, err = run_main(repo, *command, *args)
-    assert code == 1, err
-    assert 'Traceback' not in err
-    lines = [x for x in err.splitlines() if x.startswith('error: ')]
-    assert len(lines) == 1, err
-    return lines[0]
-
-  line = refused_line(f'--config.data.path={tmp_path}/none')
-  assert f'{tmp_path}/none: no such file' in line
-  assert f'traceback: {run}/error.txt' in line
-  assert list(contents(run)) == [run / 'error.txt']
-
-  line = refused_line('--config.sede=1')
-  assert '"seed" instead of "sede"' in line
-
-  code, err = run_main(repo, *command, f'--config.data.path={data}')
-  assert code == 0, err
-  made = contents(run)
-  assert run / 'error.txt' not in made  # of the run before
-
-  line = refused_line(f'--config.data.path={data}', '--config.seed=7')
-  assert f'{run} was made by another config: seed: 0 there, 7 now' in line
-  (run / 'error.txt').unlink()
-  assert contents(run) == made

@@ -135,8 +135,9 @@ def kill_and_resume(start, args, workdir, kills):
   return finish(start(args, workdir))
 
 
-def test_killed_sft_is_bit_identical(commands, start, tmp_path):
-  args = commands['sft']
+@pytest.mark.parametrize('stage', ['sft', 'rl'])
+def test_killed_run_is_bit_identical(commands, start, tmp_path, stage):
+  args = commands[stage]
   finish(start(args, tmp_path / 'whole'))
   kill_and_resume(start, args, tmp_path / 'killed', kills=1)
   assert_same_run(tmp_path / 'killed', tmp_path / 'whole')

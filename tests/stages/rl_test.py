@@ -191,11 +191,22 @@ def test_another_baseline_gives_a_gradient(world):
     dict(data=8, fsdp=1, tensor=1),
     dict(data=1, fsdp=8, tensor=1),
     dict(data=2, fsdp=2, tensor=2),
+    dict(data=1, fsdp=2, tensor=4),
   ],
 )
 def test_sharded_step_equals_unsharded(world, base, shape):
+  def spread(state):
+    """Parameters are in pieces, where the mesh says so, and not copies."""
+    for part in (state.policy, state.value):
+      whole = [x.is_fully_replicated for x in jax.tree.leaves(part.params)]
+      assert all(whole) if shape['data'] == 8 else not all(whole)
+      assert {len(x.devices()) for x in jax.tree.leaves(part.params)} == {8}
+    return state
+
   one = base
-  many = step_on(world, jax.devices(), make_config(), SCORES, shape)
+  many = step_on(
+    world, jax.devices(), make_config(), SCORES, shape, start=spread
+  )
   np.testing.assert_array_equal(one[0].response_tokens, many[0].response_tokens)
   for key, value in one[2].items():
     np.testing.assert_allclose(

@@ -30,8 +30,8 @@ def load(
 ) -> list[Example]:
   """Loads preference pairs; `response` is the preferred one.
 
-  Rows whose transcripts share no context, or whose answers are the same, are
-  left out; a log line counts them.
+  Rows whose transcripts share no context, or whose answers are the same or
+  empty, are left out; a log line counts them.
 
   Args:
     path: file, folder, hub id or tfds:NAME; see `_sources`.
@@ -102,6 +102,8 @@ def _example(row: Mapping[str, Any], place: str) -> Example | str:
       return 'the two transcripts do not share their context'
   if chosen == rejected:
     return 'identical answers'
+  if not (chosen and rejected):
+    return 'an answer is empty'
   name = _sources.row_name(row, prompt, chosen, rejected)
   first = chosen_first(name)
   return Example(
