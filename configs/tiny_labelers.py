@@ -5,8 +5,8 @@ python -m rlaif_jax.main --config=configs/tiny_labelers.py:size=l \
 
 Sizes xs, s and l are the counterparts of PaLM 2 XS, S and L in the paper
 (2309.00267, 4.3). The resulting `model/` folders are what
-`tiny:xs` and `tiny:l` name; `launch/ship_labelers.sh` makes all
-three and puts them in place.
+`tiny:xs`, `tiny:s` and `tiny:l` name; `launch/ship_labelers.sh` makes all three
+and puts them in place.
 """
 
 from ml_collections import ConfigDict
@@ -15,31 +15,44 @@ from configs import common
 from rlaif_jax import stages
 from rlaif_jax.stages import tiny_labeler
 
-# Layers, steps of judge and steps of labeler. All sizes are 96 wide and share
+# Layers, and steps of judge, early and labeler. All sizes are 96 wide and share
 # the first two steps of training, of two layers.
-SIZES = {'xs': (2, 600, 800), 's': (3, 800, 1200), 'l': (4, 1000, 2000)}
+SIZES = {'xs': (2, 600, 2000, 4000), 'l': (4, 1500, 5000, 3200)}
+S_STEPS = 2000  # s is xs with a third layer, trained on
 
 
 def get_config(arg: str = ''):
   """Config of one size: `size=xs|s|l`; `smoke` for a few steps."""
   args = common.parse_arg(arg, size='xs', smoke=False)
-  layers, judge_steps, labeler_steps = SIZES[args['size']]
-  lookup = step(2, tiny_labeler.LOOKUP_MIX, 1600)
-  base = step(2, tiny_labeler.BASE_MIX, 800, 'step:lookup')
-  judge = step(layers, tiny_labeler.JUDGE_MIX, judge_steps, 'step:base')
-  labeler = step(layers, tiny_labeler.LABELER_MIX, labeler_steps, 'step:judge')
-  lookup.max_response = judge.max_response = 32
-  lookup.optimizer.schedule = judge.optimizer.schedule = 'constant'
-  for block in (judge, labeler):
-    block.optimizer.learning_rate = 2e-3
-    block.loss_mean = 'row'  # a verdict is one token among texts of twenty
+  size = args['size']
+  if size not in ('xs', 's', 'l'):
+    raise ValueError(f'size={size!r}; use one of xs, s, l')
+  layers, *steps = SIZES['l' if size == 'l' else 'xs']
   c = stages.load('pipeline').default_config()
   c.steps = ConfigDict(
-    {'lookup': lookup, 'base': base, 'judge': judge, 'labeler': labeler},
+    {
+      'lookup': step(2, tiny_labeler.LOOKUP_MIX, 1600),
+      'base': step(2, tiny_labeler.BASE_MIX, 800, 'step:lookup'),
+      'judge': step(layers, tiny_labeler.JUDGE_MIX, steps[0], 'step:base'),
+      'early': step(layers, tiny_labeler.EARLY_MIX, steps[1], 'step:judge'),
+      'labeler': step(layers, tiny_labeler.LABELER_MIX, steps[2], 'step:early'),
+    },
     sort_keys=False,
   )
-  if args['smoke']:
-    for block in c.steps.values():
+  if size == 's':
+    c.steps.xs = c.steps.pop('labeler')
+    c.steps.labeler = step(3, tiny_labeler.LABELER_MIX, S_STEPS, 'step:xs')
+    c.steps.labeler.seed = 2
+  for name, block in c.steps.items():
+    if name in ('lookup', 'judge'):
+      block.max_response, block.optimizer.schedule = 32, 'constant'
+    if name not in ('lookup', 'base'):
+      block.optimizer.learning_rate = 2e-3
+      block.loss_mean = 'row'  # a verdict is one token among texts of twenty
+    if name in ('labeler', 'xs'):
+      block.seed += 1  # other texts than before
+      block.num_texts = min(200000, block.batch_size * block.num_steps)
+    if args['smoke']:
       block.num_steps, block.num_texts, block.batch_size = 4, 400, 8
       block.optimizer.warmup_steps = 1
   return c
@@ -56,7 +69,7 @@ def step(layers: int, mix, steps: int, start: str = ''):
   c.architecture.num_attention_heads = 3
   c.architecture.num_key_value_heads = 3
   c.architecture.rope_theta = 100000.0
-  c.max_prompt, c.max_response = 480, 64
+  c.max_prompt, c.max_response = 480, 56
   c.batch_size, c.num_steps = 32, steps
   c.num_texts = min(120000, c.batch_size * c.num_steps)
   c.optimizer.name = 'muon'

@@ -137,11 +137,17 @@ def results(workdir: pathlib.Path) -> str:
   made = datetime.date.fromtimestamp(file.stat().st_mtime)
   note = (
     f'Judge: {judge_text(summary)}. '
-    f'Seeds {", ".join(map(str, seeds))}; {_platform()}; {made:%Y-%m-%d}. '
+    f'Seeds {", ".join(map(str, seeds))}; {_platform()}; '
+    f'{_minutes(summary)}{made:%Y-%m-%d}. '
     'Intervals are 95% bootstrap intervals over prompts'
     + (', averaged over seeds.' if len(seeds) > 1 else '.')
   )
   return '\n\n'.join([_policies(summary), *_feedback(summary), note])
+
+
+def _minutes(summary: dict) -> str:
+  seconds = summary.get('time/seconds')
+  return f'{seconds / 60:.0f} minutes; ' if seconds else ''
 
 
 def judge_text(summary: dict) -> str:

@@ -21,7 +21,6 @@ from rlaif_jax import stages
 from rlaif_jax.stages import _options, _report, common
 from rlaif_jax.training import workdir as workdir_lib
 
-
 # Seconds that each finished step took, beside the steps' folders.
 SECONDS_FILE = 'seconds.json'
 

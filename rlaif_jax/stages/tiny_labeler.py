@@ -1,14 +1,14 @@
 """Trains a labeler (and base model) of the tiny world, from scratch.
 
-By next-token prediction only, in four steps. `lookup`: on posts of two
+By next-token prediction only, step by step. `lookup`: on posts of two
 sentences it learns to look words up in a text and to mark statements as right
 or wrong. `base`: it learns to write mediocre responses, as any language model
 of this world would. `judge`: it gets its full depth, and learns to grade and
-compare summaries of short posts. `labeler`: it learns to answer the project's
-own labeling prompts with noisy verdicts and grades, on subreddits and dialogues
-that no other stage uses. It never sees the oracle's numbers, only what a noisy
-rater wrote. The smallest size is also what SFT starts from, as PaLM 2 XS is in
-the paper.
+compare summaries of short posts. `early` and `labeler`: it learns to answer the
+project's own labeling prompts with noisy verdicts and grades, on subreddits and
+dialogues that no other stage uses. It never sees the oracle's numbers, only
+what a noisy rater wrote. The smallest size is also what SFT starts from, as
+PaLM 2 XS is in the paper.
 """
 
 import dataclasses
@@ -30,26 +30,42 @@ from rlaif_jax.stages import common, sft
 
 # Share of the training texts of each kind: a labeling prompt by its name,
 # '*_text' for responses, '*_marks' for responses with each statement marked
-# right or wrong. 'short' is a summary of a post of two sentences.
+# right or wrong, '*_rated' for responses with their readers' grade. 'short' is
+# a summary of a post of two sentences.
 LOOKUP_MIX = {'short_text': 0.3, 'short_marks': 0.7}
 JUDGE_MIX = {'short_marks': 0.3, 'short_score': 0.4, 'short_base': 0.3}
 BASE_MIX = {'summary_text': 0.55, 'dialogue_text': 0.25, 'summary_marks': 0.2}
-LABELER_MIX = {
-  'summary_base': 0.30,
-  'summary_score': 0.26,
-  'summary_marks': 0.11,
+EARLY_MIX = {
+  'summary_base': 0.34,
+  'summary_score': 0.24,
+  'summary_marks': 0.12,
   'summary_detailed': 0.03,
-  'summary_text': 0.08,
+  'summary_text': 0.06,
   'helpful_base': 0.05,
   'helpful_score': 0.03,
   'helpful_marks': 0.02,
   'harmless_base': 0.05,
   'harmless_score': 0.03,
-  'dialogue_text': 0.04,
+  'dialogue_text': 0.03,
 }
+LABELER_MIX = {
+  'summary_base': 0.32,
+  'summary_score': 0.18,
+  'summary_rated': 0.13,
+  'summary_marks': 0.10,
+  'summary_detailed': 0.04,
+  'summary_text': 0.06,
+  'helpful_base': 0.04,
+  'helpful_score': 0.02,
+  'helpful_marks': 0.02,
+  'harmless_base': 0.04,
+  'harmless_score': 0.02,
+  'dialogue_text': 0.03,
+}
+# In an order that stays as it is: a kind's place seeds its rows.
 KINDS = tuple(
-  dict.fromkeys((*LABELER_MIX, *LOOKUP_MIX, *JUDGE_MIX))
-)  # seeds their rows
+  dict.fromkeys((*EARLY_MIX, *LOOKUP_MIX, *JUDGE_MIX, *LABELER_MIX))
+)
 
 _MARKS = (
   'Read the text, then mark what is said as right or wrong.\n\n{}\n\nSAID:'
@@ -77,7 +93,7 @@ def default_config() -> ConfigDict:
   c.tokenizer = 'tiny:tokenizer'
   c.num_texts = 60000
   c.slot_bias = 0.3  # log-odds by which raters favour the first response
-  c.mix = ConfigDict(LABELER_MIX, sort_keys=False)
+  c.mix = ConfigDict(EARLY_MIX, sort_keys=False)
   c.model.path = ''  # '' = from scratch
   c.data.name = 'tiny_tldr'
   c.group_by_length = True
@@ -248,6 +264,8 @@ def _maker(
     return lambda row: row
   if form == 'marks':
     return lambda row: marked(row, row.pair[int(rng.random() < 0.5)], module)
+  if form == 'rated':
+    return lambda row: rated(row, module, rng)
   prompt = prompts.load_prompt(kind.replace('short', 'summary'))
 
   def score(row: Example) -> Example:
@@ -263,11 +281,30 @@ def _maker(
     if prompt.prefers == 'worse':
       first = not first
     text = template.render(prompt, row.fields, row.pair)
+    # The grades come after the verdict, where they cannot give it away; they
+    # say far more about the two responses than one verdict does.
+    grades = [module.noisy_score(row, response, rng) for response in row.pair]
+    verdict = prompt.labels[0 if first else 1]
     return Example(
-      row.id, text, response=prompt.labels[0 if first else 1], separator=''
+      row.id,
+      text,
+      response=f'{verdict} {grades[0]},{grades[1]}',
+      separator='',
     )
 
   return score if form == 'score' else compare
+
+
+def rated(row: Example, module, rng) -> Example:
+  """A response where the forum has it, and the grade that readers gave it."""
+  response = row.pair[int(rng.random() < 0.5)]
+  grade = module.noisy_score(row, response, rng)
+  return Example(
+    row.id,
+    f'{row.prompt} {response}\n\nSCORE=',
+    response=str(grade),
+    separator='',
+  )
 
 
 def marked(row: Example, response: str, module) -> Example:

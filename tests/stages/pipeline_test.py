@@ -73,12 +73,25 @@ def test_seeds_are_run_apart_and_averaged(tmp_path, fake, one_device):
     )
   ]
   summary = json.loads((tmp_path / 'summary.json').read_text())
+  seconds = [
+    pipeline.read_seconds(tmp_path / f'seed_{seed}') for seed in (1, 3, 5)
+  ]
+  assert all(found.keys() == {'one', 'two'} for found in seconds)
+  total = sum(sum(found.values()) for found in seconds)
   assert summary == {
+    'time/seconds': pytest.approx(total),
     'name': 'two',
     'seed': 3.0,
     'seed_std': pytest.approx((8 / 3) ** 0.5),
     'nested': {'twice': 6.0, 'twice_std': pytest.approx(2 * (8 / 3) ** 0.5)},
   }
+
+
+def test_a_step_adds_its_seed_to_the_pipeline_s(tmp_path, fake, one_device):
+  steps = {'one': fake_config(), 'two': fake_config()}
+  steps['two'].seed = 10
+  pipeline.run(make_config(steps, seeds=(1, 3)), tmp_path)
+  assert [seed for _, seed, _ in fake.runs] == [1, 11, 3, 13]
 
 
 def test_second_run_does_nothing(tmp_path, fake, one_device):

@@ -20,12 +20,18 @@ def texts_of(kind, count=60, seed=0, slot_bias=0.0):
   return tiny_labeler.make_texts({kind: 1.0}, count, seed, slot_bias)
 
 
+def answer(text):
+  """The label that a training text answers with, before any grades."""
+  return text.response.partition(' ')[0]
+
+
 @pytest.mark.parametrize(
   'mix',
   [
     tiny_labeler.LOOKUP_MIX,
     tiny_labeler.BASE_MIX,
     tiny_labeler.JUDGE_MIX,
+    tiny_labeler.EARLY_MIX,
     MIX,
   ],
 )
@@ -55,14 +61,15 @@ def test_no_text_is_seen_twice_across_kinds_and_seeds():
 
 
 @pytest.mark.parametrize(
-  'kind', [k for k in MIX if k.rpartition('_')[2] not in ('text', 'marks')]
+  'kind',
+  [k for k in MIX if k.rpartition('_')[2] not in ('text', 'marks', 'rated')],
 )
 def test_answers_are_labels_of_the_prompt_as_it_is_asked(kind):
   """The text ends where the label is scored; nothing stands between."""
   prompt = prompts.load_prompt(kind)
   texts = texts_of(kind)
-  assert {t.response for t in texts} <= set(prompt.labels)
-  assert len({t.response for t in texts}) > 1
+  assert {answer(t) for t in texts} <= set(prompt.labels)
+  assert len({answer(t) for t in texts}) > 1
   for text in texts:
     assert text.prompt.startswith(prompt.preamble)
     assert text.prompt.endswith(prompt.ending)
@@ -97,16 +104,37 @@ def test_verdicts_point_at_what_the_prompt_asks_for(
     better = '1' if first > second else '2'
     other = {'1': '2', '2': '1'}
     expected = better if prompt.prefers == 'better' else other[better]
-    assert text.response == expected
+    assert answer(text) == expected
   assert (prompt.prefers == 'worse') == (kind == 'harmless_base')
 
 
 def test_slot_bias_favours_the_first_candidate():
   share = [
-    np.mean([t.response == '1' for t in texts_of('summary_base', 300, 0, bias)])
+    np.mean([answer(t) == '1' for t in texts_of('summary_base', 300, 0, bias)])
     for bias in (-20.0, 0.0, 20.0)
   ]
   assert share[0] < 0.2 < share[1] < 0.8 < share[2]
+
+
+@pytest.mark.parametrize('kind', ['summary_base', 'harmless_base'])
+def test_grades_after_a_verdict_agree_with_it(kind):
+  """They grade the two responses as shown, quality and not harm."""
+  agree = []
+  for text in texts_of(kind, 300):
+    grades = text.response.partition(' ')[2].split(',')
+    first, second = map(int, grades)
+    assert {first, second} <= set(range(1, 11))
+    if abs(first - second) > 3:
+      agree.append((answer(text) == '1') == (first > second))
+  share = np.mean(agree)
+  assert share > 0.9 if kind == 'summary_base' else share < 0.1
+
+
+def test_ratings_stand_after_the_response_in_its_own_place():
+  for text in texts_of('summary_rated', 30):
+    post, response = text.prompt.removesuffix('\n\nSCORE=').split('TL;DR: ')
+    assert post.startswith('SUBREDDIT: ') and response.strip()
+    assert 1 <= int(text.response) <= 10
 
 
 def test_grades_follow_the_quality():
