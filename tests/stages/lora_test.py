@@ -1,17 +1,14 @@
 """LoRA in the stages: what trains, what is shared, what is left behind."""
 
-import dataclasses
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlaif_jax import convert, models, sharding
-from rlaif_jax.core.types import Rollout
+from rlaif_jax import convert
 from rlaif_jax.models import hf, lora, peft, with_options
-from rlaif_jax.stages import common, reward, rl, sft
+from rlaif_jax.stages import reward, rl, sft
 from rlaif_jax.training.metrics import read_metrics
 
 ADAPTERS = {'lora_a', 'lora_b'}
@@ -127,9 +124,35 @@ def test_rl_goes_on_from_adapters(tuned, tiny_model, tmp_path, one_device):
   assert largest(before, after) > 1e-3
 
 
+def test_rl_on_an_int8_base(tiny_model, tmp_path, one_device):
+  """Checkpoints hold adapters alone, and become what the stage leaves."""
+  c = rl_config(tiny_model, **{'policy.lora.base_dtype': 'int8'})
+  rl.run(c, tmp_path / 'run')
+  rows = read_metrics(tmp_path / 'run')
+  assert abs(rows[0]['objective/kl']) < 1e-5
+  assert abs(rows[1]['objective/kl']) > 1e-5
+  assert stored(tmp_path / 'run', 'policy', 'params') == ADAPTERS
+  assert stored(tmp_path / 'run', 'value', 'params', 'trunk') == ADAPTERS
+  model, params = hf.load(tmp_path / 'run' / 'model')
+  assert not model.config.int8
+  assert {str(x.dtype) for x in jax.tree.leaves(params)} == {'bfloat16'}
+  base, _ = hf.load(tiny_model)
+  found, adapters = peft.load(tmp_path / 'run' / 'adapter', base)
+  packed, kernels = hf.load(tiny_model, dtype='int8')
+  _, again = lora.merge(
+    with_options(packed, lora=found), lora.join(kernels, adapters)
+  )
+  jax.tree.map(np.testing.assert_array_equal, again, params)
+  written = convert.convert(
+    str(tmp_path / 'run' / 'checkpoints'), str(tmp_path / 'model')
+  )
+  jax.tree.map(np.testing.assert_array_equal, hf.load(written)[1], params)
+
+
 @pytest.mark.parametrize(
   ('options', 'message'),
   [
+    ({'policy.lora.base_dtype': 'int4'}, "'int4' is not supported; supported"),
     ({'policy.lora.path': 'tuned'}, 'leave lora.rank at 0'),
     (
       {'policy.path': 'tuned', 'policy.lora.path': 'tuned'},
@@ -152,100 +175,3 @@ def test_what_cannot_be_is_said(
   options = {k: str(tuned) if v == 'tuned' else v for k, v in options.items()}
   with pytest.raises(ValueError, match=message):
     rl.run(rl_config(tiny_model, **options), tmp_path)
-
-
-# -- one RL step --------------------------------------------------------------
-
-B, P, R = 2, 4, 4
-
-
-def made(config, width, layers):
-  """(update, its arguments) of the RL stage for a random model."""
-  model = models.build(
-    dict(
-      model_type='llama',
-      vocab_size=64,
-      hidden_size=width,
-      intermediate_size=4 * width,
-      num_hidden_layers=layers,
-      num_attention_heads=4,
-      max_position_embeddings=P + R,
-      tie_word_embeddings=True,
-    )
-  )
-  params = jax.jit(model.init)(jax.random.key(0))
-  mesh = sharding.make_mesh(devices=jax.devices()[:1])
-  with jax.set_mesh(mesh):
-    s = common.Session(None, config, mesh, sharding.DEFAULT_RULES)
-    params = sharding.replicate(params, mesh)
-    block = config.policy.lora
-    if block.rank:
-      wanted = models.Lora(block.rank, block.alpha, block.targets)
-      model, params = lora.attach(model, params, wanted, jax.random.key(1))
-    txs = dict.fromkeys(
-      ('policy', 'value'), common.make_optimizer(config.optimizer, 1)
-    )
-    loaded = common.Loaded(model, params, None, '')
-    value_model, state, frozen = rl.init_state(
-      s, loaded, txs, jax.random.key(2)
-    )
-    real = jnp.ones((B, R), bool)
-    rollout = Rollout(
-      prompt_tokens=jnp.arange(B * P, dtype=jnp.int32).reshape(B, P),
-      prompt_mask=jnp.ones((B, P), bool),
-      response_tokens=jnp.arange(B * R, dtype=jnp.int32).reshape(B, R),
-      response_mask=real,
-      logprobs=jnp.zeros((B, R)),
-    )
-    update = rl.make_update(config, model, value_model, txs)
-    return update, (state, frozen, rollout, jnp.arange(B, dtype=jnp.float32))
-
-
-def step_config(rank):
-  c = rl.default_config()
-  c.policy.lora.rank = rank
-  c.batch_size, c.max_prompt, c.max_response = B, P, R
-  c.optimizer.name, c.optimizer.learning_rate = 'adam', 1e-2
-  return c
-
-
-def test_one_step_moves_nothing_but_adapters():
-  update, (state, frozen, rollout, scores) = made(step_config(2), 16, 2)
-  assert frozen.policy == frozen.value == {}
-  before = jax.device_get((state, frozen))
-  state, metrics = update(state, frozen, rollout, scores)
-  jax.tree.map(np.testing.assert_array_equal, frozen, before[1])
-  assert abs(metrics['objective/kl']) < 1e-6
-  policy = jax.tree.map(
-    lambda a, b: np.abs(a - b).max(),
-    dataclasses.replace(state.policy, opt_state=()),
-    dataclasses.replace(before[0].policy, opt_state=()),
-  ).params
-  # A moves once B is not 0.
-  for branch in policy['layers'].values():
-    for projection in branch.values():
-      assert projection.keys() == ADAPTERS
-      assert projection['lora_b'] > 1e-3
-  value = state.value.params
-  assert value.keys() == {'trunk', 'head'}
-  assert lora.adapters(value['trunk']).keys() == value['trunk'].keys()
-  assert largest(value['head'], before[0].value.params['head']) > 1e-3
-
-
-def peak_bytes(config):
-  """What one update needs on the device: arguments and all it makes."""
-  update, args = made(config, width=256, layers=4)
-  found = update.lower(*args).compile().memory_analysis()
-  return (
-    found.argument_size_in_bytes
-    + found.output_size_in_bytes
-    + found.temp_size_in_bytes
-    - found.alias_size_in_bytes
-  )
-
-
-def test_a_step_takes_less_than_half_the_memory(record_property):
-  full, adapted = peak_bytes(step_config(0)), peak_bytes(step_config(8))
-  record_property('memory_ratio', adapted / full)
-  print(f'LoRA {adapted:,} / full {full:,} bytes = {adapted / full:.3f}')
-  assert adapted < 0.5 * full
