@@ -28,9 +28,9 @@ def get_config(arg: str = ''):
     'labels_ai': labels('tiny:l'),
     'labels_same_size': labels('tiny:xs'),
     'labels_human': labels(''),
-    'reward_ai': reward('labels_ai'),
-    'reward_same_size': reward('labels_same_size'),
-    'reward_human': reward('labels_human'),
+    'reward_ai': reward('labels_ai', 'tiny:l'),
+    'reward_same_size': reward('labels_same_size', 'tiny:xs'),
+    'reward_human': reward('labels_human', 'tiny:l'),
     'rlaif': rl('reward_ai'),
     'rlaif_same_size': rl('reward_same_size'),
     'direct_rlaif': direct('tiny:l'),
@@ -64,7 +64,7 @@ def sft():
 def labels(labeler: str):
   """Two SFT samples a prompt, compared by a labeler or the simulated human."""
   c = stages.load('label').default_config()
-  common.tiny_data(c.data, 'rl', 4096)
+  common.tiny_data(c.data, 'rl', 6144)
   c.pairs, c.policy.path = 'samples', 'step:sft'
   common.tiny_lengths(c)
   c.source = 'labeler' if labeler else 'human'
@@ -73,15 +73,20 @@ def labels(labeler: str):
   return c
 
 
-def reward(source: str):
-  """Reward model from the labels of the step `source`."""
+def reward(source: str, start: str):
+  """Reward model from the labels of the step `source`.
+
+  It starts from an instruction-tuned model, as the paper's reward models for
+  dialogue do (App. G). Two layers are few to check a summary with, so it has
+  four, but for same-size RLAIF, where nothing is larger than the policy.
+  """
   c = stages.load('reward').default_config()
-  c.model.path, c.labels = 'step:sft', f'step:{source}'
+  c.model.path, c.labels = start, f'step:{source}'
   common.tiny_data(c.eval_data, 'test_preferences', 512)
   common.tiny_lengths(c)
   c.batch_size, c.num_epochs = 64, 2
-  _optimizer(c.optimizer, 2e-3)
-  c.optimizer.name, c.optimizer.schedule = 'muon', 'linear'
+  _optimizer(c.optimizer, 1e-3)
+  c.optimizer.schedule = 'linear'
   return c
 
 

@@ -18,7 +18,7 @@ from rlaif_jax.stages import tiny_labeler
 # Layers, and steps of judge, early and labeler. All sizes are 96 wide and share
 # the first two steps of training, of two layers.
 SIZES = {'xs': (2, 600, 2000, 4000), 'l': (4, 1500, 5000, 3200)}
-S_STEPS = 2000  # s is xs with a third layer, trained on
+S_STEPS = 1500  # s is xs with a third layer, trained on
 
 
 def get_config(arg: str = ''):

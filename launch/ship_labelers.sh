@@ -3,7 +3,7 @@
 #
 #   bash launch/ship_labelers.sh [RUNS_FOLDER]     (default runs/labelers)
 #
-# About half an hour on 2 CPU cores. Safe to run again: what is finished
+# One to two hours on 2 CPU cores. Safe to run again: what is finished
 # is not repeated. Overwrites rlaif_jax/tiny_world/{xs,s,l}.
 set -euo pipefail
 cd "$(dirname "$0")/.."
