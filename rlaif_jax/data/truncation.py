@@ -10,7 +10,9 @@ _HUMAN = '\n\nHuman:'
 _ASSISTANT = '\n\nAssistant:'
 
 
-def truncate_query(prompt: str, max_tokens: int, tokenizer: Tokenizer) -> str:
+def truncate_query(
+  prompt: str, max_tokens: int, tokenizer: Tokenizer, place: str = ''
+) -> str:
   """Cuts a prompt to `max_tokens`, the way its task wants it.
 
   A TL;DR query loses the end of its post: at the last line break while it is
@@ -22,9 +24,11 @@ def truncate_query(prompt: str, max_tokens: int, tokenizer: Tokenizer) -> str:
     prompt: a whole prompt, as in `Example.prompt`.
     max_tokens: allowed length of `tokenizer.encode(result)`.
     tokenizer: counts the tokens.
+    place: where the prompt stands, for messages.
 
   Raises:
-    ValueError: nothing is left to cut, or the prompt is of neither form.
+    ValueError: nothing is left to cut, or the prompt is of neither form; names
+      the place.
   """
 
   def fits(text: str) -> bool:
@@ -32,19 +36,20 @@ def truncate_query(prompt: str, max_tokens: int, tokenizer: Tokenizer) -> str:
 
   if fits(prompt):
     return prompt
+  what = f'{place}: its prompt' if place else 'a prompt'
   if prompt.endswith(_TLDR_ENDING):
     result = _truncate_post(prompt, fits)
   elif prompt.endswith(_ASSISTANT) and _HUMAN in prompt:
     result = _truncate_dialogue(prompt, fits)
   else:
     raise ValueError(
-      f'a prompt of {len(tokenizer.encode(prompt))} tokens is over the limit '
+      f'{what} of {len(tokenizer.encode(prompt))} tokens is over the limit '
       f'of {max_tokens}, and it ends in neither TL;DR: nor Assistant:, so '
       f'there is no rule for cutting it: {prompt[:60]!r}...'
     )
   if result is None:
     raise ValueError(
-      f'a prompt cannot be cut to {max_tokens} tokens: its fixed part alone is '
+      f'{what} cannot be cut to {max_tokens} tokens: its fixed part alone is '
       f'longer. Raise the limit: {prompt[:60]!r}...'
     )
   return result

@@ -144,8 +144,7 @@ def open_run(
 ) -> Iterator[pathlib.Path]:
   """The workdir of a run, as training/workdir.py opens it.
 
-  A new run that fails before it made anything takes its config.json along, so
-  that the corrected command may use the same folder.
+  A new run that fails before it made anything leaves no config.json behind.
   """
   new = not (pathlib.Path(workdir or '') / 'config.json').exists()
   path = workdir_lib.open_workdir(workdir, config.to_dict(), ignore=ignore)
@@ -260,8 +259,7 @@ def fit_prompts(
   """Applies the overflow policy to prompts over `max_prompt` tokens.
 
   'error' raises ValueError naming the first such row of `source`, 'truncate'
-  cuts the post at its last line break (as Stiennon et al. 2020 do) or drops
-  the oldest turns of a dialogue, 'skip' leaves the row out.
+  cuts it (see `truncate_query`), 'skip' leaves the row out.
   """
   if overflow not in ('error', 'truncate', 'skip'):
     raise ValueError(
@@ -274,7 +272,9 @@ def fit_prompts(
     if len(ids) <= max_prompt:
       kept.append(example)
     elif overflow == 'truncate':
-      prompt = transforms.truncate_query(example.prompt, max_prompt, tokenizer)
+      prompt = transforms.truncate_query(
+        example.prompt, max_prompt, tokenizer, f'{source}: row {example.id}'
+      )
       kept.append(dataclasses.replace(example, prompt=prompt))
     elif overflow == 'error':
       raise ValueError(

@@ -125,12 +125,13 @@ def resolve_steps(block: ConfigDict, root: pathlib.Path) -> ConfigDict:
 
   def resolve(value):
     if isinstance(value, dict):
-      return {k: resolve(v) for k, v in value.items()}
+      items = {k: resolve(v) for k, v in value.items()}
+      return ConfigDict(items, sort_keys=False)
     if isinstance(value, str) and value.startswith('step:'):
       return str(root / value.removeprefix('step:'))
     return value
 
-  return ConfigDict(resolve(block.to_dict()), sort_keys=False)
+  return resolve(block.to_dict())
 
 
 def average(summaries: list[dict]) -> dict:

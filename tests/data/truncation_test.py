@@ -65,6 +65,8 @@ def test_lone_turn_is_cut_at_its_end(byte_tokenizer):
 def test_other_prompts_are_not_cut(byte_tokenizer):
   with pytest.raises(ValueError, match='13 tokens is over the limit of 5'):
     truncate_query('just any text', 5, byte_tokenizer)
+  with pytest.raises(ValueError, match='f: row 7: its prompt of 13 tokens'):
+    truncate_query('just any text', 5, byte_tokenizer, 'f: row 7')
 
 
 @pytest.mark.parametrize(

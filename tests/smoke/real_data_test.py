@@ -33,7 +33,7 @@ def run_task(repo, shared_data, monkeypatch, tmp_path, one_device):
     files |= {'model': 'tinystories-656k', 'labeler': 'tinystories-656k'}
     arg = ','.join(f'{k}={shared_data / v}' for k, v in files.items())
     config = paper.get_config(
-      f'task={task},{arg},preamble=base,holdout=0.3,batch=4,steps=1,prompt=48,'
+      f'task={task},{arg},preamble=base,holdout=0.3,batch=4,steps=1,prompt=144,'
       'response=16,labels=256,optimizer=adam,rate=1e-3'
     )
     for step in config.steps.values():

@@ -60,6 +60,18 @@ def test_steps_run_in_order_on_what_came_before(tmp_path, fake, one_device):
   assert stored['steps']['b']['model']['path'] == 'step:a_later_one'
 
 
+def test_blocks_keep_the_order_that_they_were_given(tmp_path):
+  """The order of policies is that of the table."""
+  block = fake_config()
+  block.policies = ConfigDict(
+    {'sft': 'step:sft', 'b': 'x', 'a': 'step:a'}, sort_keys=False
+  )
+  found = pipeline.resolve_steps(block, tmp_path)
+  assert list(found.policies.items()) == [
+    ('sft', f'{tmp_path}/sft'), ('b', 'x'), ('a', f'{tmp_path}/a'),
+  ]  # fmt: skip
+
+
 def test_seeds_are_run_apart_and_averaged(tmp_path, fake, one_device):
   steps = {'one': fake_config(), 'two': fake_config('step:one')}
   config = make_config(steps, seeds=(1, 3, 5))
