@@ -64,37 +64,94 @@ def labels_to_tokens(
   return LabelTokens(len(prompt) - keep, tokens)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LabelBatch:
+  """Prompts whose labels are to be scored, as trees of tokens.
+
+  A tree begins with what its M prompts share, goes on with each prompt's own
+  tokens and, after each, with those that begin labels of several tokens: one
+  forward pass predicts all tokens of all labels. `packing.pack` makes it.
+  """
+
+  tokens: jax.Array  # [B, T] int32
+  ends: jax.Array  # [B, T] int32; see LanguageModel.apply
+  at: jax.Array  # [B, M, I] int32; slots that `inner_nodes` predict from
+
+
+def prefill(
+  model: LanguageModel,
+  params: types.Params,
+  tokens: Int[Array, '1 P'],
+  mask: Bool[Array, '1 P'],
+) -> types.Cache:
+  """Keys and values of the tokens that all prompts begin with."""
+  cache = model.init_cache(*tokens.shape)
+  return model.apply(params, tokens, mask=mask, cache=cache, logits=False).cache
+
+
 def label_logprobs(
   model: LanguageModel,
   params: types.Params,
-  tokens: Int[Array, 'B T'],
-  mask: Bool[Array, 'B T'],
+  batch: LabelBatch,
   labels: tuple[tuple[int, ...], ...],
-) -> Float[Array, 'B N']:
+  prefix: types.Cache | None = None,
+) -> Float[Array, 'B M N']:
   """Log-probability of each label string after each prompt.
 
-  One forward pass over the prompts; only the last position is unembedded.
-  Labels of several tokens go on over the cache, one step per distinct
-  beginning. A label that begins another one ("1" and "10") gets the
-  probability of its tokens NOT being followed by the rest of the other, so
-  that the probabilities of all labels sum to at most 1.
+  One forward pass; only positions that predict a label's token are unembedded.
+  A label that begins another one ("1" and "10") gets the probability of its
+  tokens NOT being followed by the rest of the other, so that the probabilities
+  of all labels sum to at most 1.
 
   Args:
     model: the model.
     params: its parameters.
-    tokens: left-padded prompts, up to where the labels begin.
-    mask: True = real token.
+    batch: the prompts, up to where the labels begin, less the prefix.
     labels: tokens of the N labels, all different; static under jit.
+    prefix: what all prompts begin with, from `prefill`; None: nothing.
+
+  Raises:
+    ValueError: a label is empty or repeats.
   """
-  batch, length = tokens.shape
   root = _trie(labels)
-  deepest = max(map(len, labels)) - 1
-  cache = model.init_cache(batch, length + deepest) if deepest else None
-  output = model.apply(params, tokens, mask=mask, cache=cache, logits=False)
-  result: dict[int, Float[Array, ' B']] = {}
-  walk = functools.partial(_walk, model, params, result)
-  walk(root, jnp.zeros((batch,), jnp.float32), output, leaves=False)
+  hidden = model.apply(
+    params, batch.tokens, ends=batch.ends, prefix=prefix, logits=False
+  ).hidden
+  flat = batch.at.reshape(batch.at.shape[0], -1, 1)
+  logits = model.unembed(params, jnp.take_along_axis(hidden, flat, axis=1))
+  logits = logits.reshape(*batch.at.shape, -1)
+  result: dict[int, Float[Array, 'B M']] = {}
+  total = jnp.zeros(batch.at.shape[:2], jnp.float32)
+  _walk(iter(jnp.moveaxis(logits, 2, 0)), result, root, total, leaves=False)
   return jnp.stack([result[i] for i in range(len(labels))], axis=-1)
+
+
+def inner_nodes(
+  labels: tuple[tuple[int, ...], ...],
+) -> list[tuple[int | None, int]]:
+  """Beginnings of labels that something follows, depth first.
+
+  Returns:
+    Of each its last token (None for the empty one, which comes first) and how
+    many there are of those that begin with it.
+  """
+
+  def collect(token, node):
+    below = [
+      found
+      for next_token, child in node.children.items()
+      if child.children
+      for found in collect(next_token, child)
+    ]
+    return [(token, 1 + len(below)), *below]
+
+  return collect(None, _trie(labels))
+
+
+def label_room(labels: tuple[tuple[int, ...], ...]) -> int:
+  """Tokens that a prompt's labels take in a LabelBatch."""
+  return len(inner_nodes(labels)) - 1
 
 
 @dataclasses.dataclass
@@ -117,49 +174,38 @@ def _trie(labels: tuple[tuple[int, ...], ...]) -> _Node:
   return root
 
 
-def _walk(model, params, result, node, total, output, leaves):
+def _walk(predictions, result, node, total, leaves):
   """Scores the labels below `node`.
 
   Args:
-    model: the model.
-    params: its parameters.
-    result: label index -> log-probability [B], filled in.
+    predictions: logits [B, M, V] of the inner nodes to come, depth first.
+    result: label index -> log-probability [B, M], filled in.
     node: where we are.
-    total: [B] log-probability of the tokens up to here.
-    output: of the model after these tokens.
-    leaves: whether to return the log-probability [B] that what follows is
+    total: [B, M] log-probability of the tokens up to here.
+    leaves: whether to return the log-probability [B, M] that what follows is
       the rest of no label. It is summed up, not 1 minus something, and so
       stays exact however small it is.
   """
-  logits = model.unembed(params, output.hidden[:, -1:])[:, 0]
+  logits = next(predictions)
   ids = np.array(list(node.children))
   log_z = jax.nn.logsumexp(logits, axis=-1)
   others = []
   if leaves:
     kept = ~np.isin(np.arange(logits.shape[-1]), ids)
-    rest = jnp.where(kept[None], logits, -jnp.inf)
+    rest = jnp.where(kept[None, None], logits, -jnp.inf)
     others.append(jax.nn.logsumexp(rest, axis=-1) - log_z)
   for token, child in node.children.items():
-    logprob = logits[:, token] - log_z
+    logprob = logits[..., token] - log_z
     ends = child.label is not None
     if not child.children:
       result[child.label] = total + logprob
       continue
-    after = _step(model, params, token, output)
-    away = _walk(
-      model, params, result, child, total + logprob, after, ends or leaves
-    )
+    away = _walk(predictions, result, child, total + logprob, ends or leaves)
     if ends:
       result[child.label] = total + logprob + away
     elif leaves:
       others.append(logprob + away)
   return functools.reduce(jnp.logaddexp, others) if leaves else None
-
-
-def _step(model, params, token, output):
-  """Output of the model after one more token, the same in every row."""
-  column = jnp.full((output.hidden.shape[0], 1), token, jnp.int32)
-  return model.apply(params, column, cache=output.cache, logits=False)
 
 
 def _common_prefix(rows: Sequence[Sequence[int]]) -> int:

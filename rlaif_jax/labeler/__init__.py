@@ -12,12 +12,13 @@ from rlaif_jax import sharding
 from rlaif_jax.core import types
 from rlaif_jax.data import transforms
 from rlaif_jax.data.tokenizer import Tokenizer
-from rlaif_jax.inference import score
+from rlaif_jax.inference import packing, score
 from rlaif_jax.labeler.prompts import LabelPrompt
 from rlaif_jax.models import LanguageModel
 
 _LABEL_ROOM = 8  # positions that stay free for the tokens of a label
-_label_logprobs = jax.jit(score.label_logprobs, static_argnums=(0, 4))
+_prefill = jax.jit(score.prefill, static_argnums=0)
+_label_logprobs = jax.jit(score.label_logprobs, static_argnums=(0, 3))
 
 
 @dataclasses.dataclass
@@ -39,8 +40,8 @@ class Labeler:
     tokenizer: its tokenizer.
     max_tokens: of a prompt; the paper's labeler reads 4096.
     batch_size: texts in one forward pass, the last batch filled up.
-    buckets: lengths that prompts are padded to, each compiled once; default
-      `transforms.power_buckets` from 64.
+    buckets: lengths that what texts share, and what follows it, are padded to,
+      each compiled once; default `transforms.power_buckets` from 32.
     counters: work done so far.
   """
 
@@ -85,6 +86,8 @@ class Labeler:
   ) -> np.ndarray:
     """Log-probability of each label string right after each text.
 
+    Tokens that all texts begin with are read once, and those that two texts
+    go on with (the post of a pair, shown in both orders) once for the two.
     Texts go in batches of similar length, each split over the mesh that is
     set. With several processes all pass the same texts and get all results;
     each feeds its share of every batch.
@@ -151,33 +154,59 @@ class Labeler:
     return rows, groups
 
   def _batches(self, rows, groups):
-    """Yields (row numbers, label tokens): alike in length, longest first."""
+    """Yields (trees, prefix length, prefix, label tokens): longest first."""
     for label_tokens, members in groups.items():
-      ordered = sorted(members, key=lambda i: -len(rows[i]))
-      for at in range(0, len(ordered), self.batch_size):
-        yield ordered[at : at + self.batch_size], label_tokens
+      for start, same in packing.clusters(rows, members, self.batch_size):
+        prefix = self._prefix(rows[same[0]][:start])
+        trees = packing.trees(rows, same, start, self._lengths()[-1])
+        trees.sort(key=lambda t: -packing.tree_length(rows, t, start))
+        for size in sorted({len(tree.members) for tree in trees}):
+          alike = [tree for tree in trees if len(tree.members) == size]
+          count = self._count(size)
+          for at in range(0, len(alike), count):
+            part = alike[at : at + count]
+            filled = part + part[-1:] * (count - len(part))
+            yield filled, start, prefix, label_tokens
 
-  def _run(self, rows, members, label_tokens) -> tuple[Any, Any]:
+  def _prefix(self, ids: list[int]) -> types.Cache | None:
+    """Keys and values of what a cluster of texts begins with."""
+    if not ids:
+      return None
+    batch = transforms.left_pad([ids], self._lengths(), self.tokenizer.pad_id)
+    mesh = jax.sharding.get_mesh()
+    if not mesh.empty:
+      batch = sharding.replicate(batch, mesh)
+    return _prefill(self.model, self.params, *batch)
+
+  def _run(self, rows, trees, start, prefix, label_tokens) -> tuple[Any, Any]:
     """Starts one forward pass: (row numbers, log-probs) of the batch."""
-    filled = members + members[-1:] * (self.batch_size - len(members))
-    length = transforms.bucket_length(len(rows[filled[0]]), self._lengths())
+    room = len(trees[0].members) * score.label_room(label_tokens)
+    longest = packing.tree_length(rows, trees[0], start) + room
+    lengths = self._lengths()
+    length = transforms.bucket_length(longest, (*lengths, lengths[-1] + room))
     mesh = jax.sharding.get_mesh()
     processes = 1 if mesh.empty else jax.process_count()
-    share = filled[jax.process_index() % processes :: processes]
-    tokens, mask = transforms.left_pad(
-      [rows[i] for i in share], length, self.tokenizer.pad_id
+    share = trees[jax.process_index() % processes :: processes]
+    batch = packing.pack(
+      rows, share, start, label_tokens, length, self.tokenizer.pad_id
     )
-    numbers = np.array(share, np.int32)
+    numbers = np.array([tree.members for tree in share], np.int32)
     if not mesh.empty:
-      numbers, tokens, mask = sharding.shard_batch(
-        (numbers, tokens, mask), mesh
-      )
+      numbers, batch = sharding.shard_batch((numbers, batch), mesh)
     return numbers, _label_logprobs(
-      self.model, self.params, tokens, mask, label_tokens
+      self.model, self.params, batch, label_tokens, prefix
     )
 
+  def _count(self, size: int) -> int:
+    """Trees of `size` texts in one batch; they must divide over the mesh."""
+    mesh = jax.sharding.get_mesh()
+    if size == 1 or mesh.empty:
+      return -(-self.batch_size // size)
+    parts = mesh.shape['data'] * mesh.shape['fsdp']
+    return -(-self.batch_size // (size * parts)) * parts
+
   def _lengths(self) -> tuple[int, ...]:
-    return self.buckets or transforms.power_buckets(self.limit, 64)
+    return self.buckets or transforms.power_buckets(self.limit, 32)
 
 
 def _read(result: np.ndarray, output: tuple[Any, Any] | None) -> None:

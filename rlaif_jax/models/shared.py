@@ -5,13 +5,20 @@ matrix product per head for the queries of all rows. The two parts are joined
 by the log of their sums, as FlashAttention joins blocks (arXiv 2205.14135).
 """
 
+import math
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from rlaif_jax.models import products
+from rlaif_jax.models import cache, products
 
 # Finite, so that a part in which a query may look at nothing weighs 0.
 _MASKED = -1e30
+
+# Bytes of scores that a device holds at once: on CPU what its caches hold.
+_SCORES = {'cpu': 2**22}
+_SCORES_ELSEWHERE = 2**28
 
 
 def attention(
@@ -34,26 +41,73 @@ def attention(
   """
   spec, shared_spec = orders[0], orders[1].replace('b', '')
   axis = orders[1].index('b')
-  key, value, allowed = shared
-  parts = [
-    _part(query, *own, scale, softcap, spec, 'bkgts'),
-    _part(
+  shared_key, shared_value, shared_allowed = shared
+  shared_key, shared_value = (
+    jnp.squeeze(x, axis) for x in (shared_key, shared_value)
+  )
+
+  def some_rows(query, key, value, allowed, shared_allowed):
+    one = _part(query, key, value, allowed, scale, softcap, spec, 'bkgts')
+    # Heads first, so that the scores lie as the product gives them.
+    two = _part(
       query,
-      jnp.squeeze(key, axis),
-      jnp.squeeze(value, axis),
-      allowed,
+      shared_key,
+      shared_value,
+      shared_allowed,
       scale,
       softcap,
       shared_spec,
-      # Heads first: the scores lie as the product gives them.
       'kbgts',
-    ),
-  ]
-  top = jnp.maximum(parts[0][1], parts[1][1])
-  weights = [jnp.exp(part[1] - top) for part in parts]
-  out = sum(w * part[0] for w, part in zip(weights, parts, strict=True))
-  total = sum(w * part[2] for w, part in zip(weights, parts, strict=True))
-  return (out / total).astype(query.dtype)
+    )
+    return _joined(one, two).astype(query.dtype)
+
+  shared_allowed = jnp.broadcast_to(
+    shared_allowed, (len(query), *shared_allowed.shape[1:])
+  )
+  seen = own[2].shape[-1] + shared_allowed.shape[-1]
+  return _by_rows(
+    some_rows,
+    (query, *own, shared_allowed),
+    (0, spec.index('b'), spec.index('b'), 0, 0),
+    4 * math.prod(query.shape[1:4]) * seen,
+  )
+
+
+def _by_rows(function, arrays, axes, size):
+  """Applies a function to as many rows at once as there is room for.
+
+  Rows are split over the mesh; each step takes as many of every part.
+
+  Args:
+    function: of arrays with rows along `axes`; the result's come first.
+    arrays: what it takes.
+    axes: where the rows are in each.
+    size: bytes that it needs for a row.
+  """
+  rows = arrays[0].shape[axes[0]]
+  mesh = jax.sharding.get_abstract_mesh().shape
+  parts = math.gcd(rows, mesh.get('data', 1) * mesh.get('fsdp', 1))
+  room = _SCORES.get(cache.platform(), _SCORES_ELSEWHERE)
+  counts = [n for n in range(1, rows // parts + 1) if rows % (n * parts) == 0]
+  steps = rows // parts // max(n for n in counts if n == 1 or n * size <= room)
+  if steps == 1:
+    return function(*arrays)
+
+  def split(x, axis):
+    shape = (*x.shape[:axis], rows // steps, steps, *x.shape[axis + 1 :])
+    return jnp.moveaxis(x.reshape(shape), axis + 1, 0)
+
+  parted = [split(x, axis) for x, axis in zip(arrays, axes, strict=True)]
+  out = jax.lax.map(lambda xs: function(*xs), parted)
+  return jnp.moveaxis(out, 0, 1).reshape(rows, *out.shape[2:])
+
+
+def _joined(one, two):
+  """Softmax average over both parts."""
+  top = jnp.maximum(one[1], two[1])
+  weights = [jnp.exp(part[1] - top) for part in (one, two)]
+  out, total = (weights[0] * one[i] + weights[1] * two[i] for i in (0, 2))
+  return out / total
 
 
 def _part(query, key, value, allowed, scale, softcap, order, lie):

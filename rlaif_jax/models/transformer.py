@@ -207,7 +207,7 @@ class Decoder(nn.Module):
     """See `LanguageModel.apply`."""
     c = self.config
     if ends is not None:
-      mask = ends > jnp.arange(tokens.shape[1])
+      mask = ends > jnp.arange(tokens.shape[1])[None]
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
     valid, index, rank = _slots(mask, cache)
     own, rank = _own_sight(rank, valid, index, ends, any(c.windows))

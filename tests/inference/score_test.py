@@ -1,5 +1,6 @@
 """Label strings and responses against teacher forcing of whole strings."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -11,7 +12,7 @@ import pytest
 from rlaif_jax import models, sharding
 from rlaif_jax.core.types import Rollout
 from rlaif_jax.data.tokenizer import load_tokenizer
-from rlaif_jax.inference import score
+from rlaif_jax.inference import packing, score
 from rlaif_jax.models.heads import ScalarModel
 
 V, T = 24, 6
@@ -27,9 +28,25 @@ def left_padded(lengths, width=T, seed=0):
   return tokens, mask
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
-def label_logprobs(model, params, tokens, mask, labels):
-  return score.label_logprobs(model, params, tokens, mask, labels)
+_jitted = jax.jit(score.label_logprobs, static_argnums=(0, 3))
+
+
+def packed(tokens, mask, labels, extra=0):
+  """Each prompt a tree of its own, right-padded by `extra` more slots."""
+  rows = [t[m].tolist() for t, m in zip(tokens, mask, strict=True)]
+  return packing.pack(
+    rows,
+    [packing.Tree((i,), 0) for i in range(len(rows))],
+    0,
+    labels,
+    tokens.shape[1] + score.label_room(labels) + extra,
+    7,
+  )
+
+
+def label_logprobs(model, params, tokens, mask, labels, extra=0):
+  batch = packed(tokens, mask, labels, extra)
+  return _jitted(model, params, batch, labels)[:, 0]
 
 
 sequence_logprobs = jax.jit(score.sequence_logprobs, static_argnums=0)
@@ -127,16 +144,18 @@ def test_a_prefix_label_stays_finite_when_its_rest_is_certain(tiny):
 def test_padding_and_batch_change_nothing(tiny):
   tokens, mask = left_padded((6, 2, 4))
   got = label_logprobs(*tiny, tokens, mask, SCORES)
-  wide = [np.pad(x, ((0, 0), (5, 0))) for x in (tokens, mask)]
   np.testing.assert_allclose(
-    label_logprobs(*tiny, *wide, SCORES), got, atol=1e-5
+    label_logprobs(*tiny, tokens, mask, SCORES, extra=5), got, atol=1e-5
   )
   np.testing.assert_allclose(
     label_logprobs(*tiny, tokens[1:2], mask[1:2], SCORES), got[1:2], atol=1e-5
   )
-  noise = np.where(mask, tokens, 3)
+  batch = packed(tokens, mask, SCORES)
+  noise = np.where(batch.ends > 0, batch.tokens, V + 1)
+  assert (noise != batch.tokens).any()
+  batch = dataclasses.replace(batch, tokens=noise)
   np.testing.assert_allclose(
-    label_logprobs(*tiny, noise, mask, SCORES), got, atol=1e-5
+    _jitted(*tiny, batch, SCORES)[:, 0], got, atol=1e-5
   )
 
 
@@ -150,15 +169,18 @@ def test_sharded_equals_unsharded(tiny):
     where = sharding.shardings(
       model.param_axes(), model.abstract_params(), mesh
     )
-    batch = sharding.shard_batch((tokens, mask), mesh)
-    many = label_logprobs(model, jax.device_put(params, where), *batch, SCORES)
-  np.testing.assert_allclose(sharding.to_host(many), one, atol=1e-5)
+    batch = sharding.shard_batch(packed(tokens, mask, SCORES), mesh)
+    many = _jitted(model, jax.device_put(params, where), batch, SCORES)
+  np.testing.assert_allclose(sharding.to_host(many)[:, 0], one, atol=1e-5)
 
 
 @pytest.mark.parametrize('labels', [((1,), (1,)), ((1,), ())])
 def test_labels_must_differ(tiny, labels):
   with pytest.raises(ValueError, match='empty or repeat'):
-    score.label_logprobs(*tiny, *left_padded((2,)), labels)
+    packed(*left_padded((2,)), labels)
+  batch = packed(*left_padded((2,)), SCORES)
+  with pytest.raises(ValueError, match='empty or repeat'):
+    score.label_logprobs(*tiny, batch, labels)
 
 
 # -- the boundary -------------------------------------------------------------

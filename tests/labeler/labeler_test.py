@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from rlaif_jax import sharding
-from rlaif_jax.inference import score
+from rlaif_jax.inference import packing, score
 from rlaif_jax.labeler import Counters, prompts
 from rlaif_jax.labeler import Labeler as LabelerClass
 
@@ -30,24 +30,22 @@ def make_texts(count):
   ]
 
 
-label_logprobs = jax.jit(score.label_logprobs, static_argnums=(0, 4))
+label_logprobs = jax.jit(score.label_logprobs, static_argnums=(0, 3))
 
 
 def naive(labeler, text, labels):
-  """One text, its true boundary, one unpadded pass per label."""
+  """One text, its true boundary, nothing shared."""
   encode = labeler.tokenizer.encode
   found = score.labels_to_tokens(encode, text, labels)
   ids = encode(text)
-  tokens = np.array([ids[: len(ids) - found.drop]], np.int32)
+  row = ids[: len(ids) - found.drop]
+  length = len(row) + score.label_room(found.tokens)
+  batch = packing.pack(
+    [row], [packing.Tree((0,), 0)], 0, found.tokens, length, 0
+  )
   return np.asarray(
-    label_logprobs(
-      labeler.model,
-      labeler.params,
-      tokens,
-      np.ones(tokens.shape, bool),
-      found.tokens,
-    )
-  )[0]
+    label_logprobs(labeler.model, labeler.params, batch, found.tokens)
+  )[0, 0]
 
 
 def test_results_come_in_input_order(labeler):
@@ -196,7 +194,7 @@ def test_a_prompt_that_is_too_long_is_named(labeler):
 def test_limit_and_default_lengths(labeler):
   free = LabelerClass(labeler.model, labeler.params, labeler.tokenizer)
   assert free.limit == 504  # the model's 512, less room for a label
-  assert (free._lengths()[0], free._lengths()[-1]) == (64, 504)
+  assert (free._lengths()[0], free._lengths()[-1]) == (32, 504)
   assert labeler._lengths() == (128, 256)
   assert dataclasses.replace(labeler, max_tokens=100).limit == 100
 
