@@ -160,8 +160,8 @@ def judge_text(summary: dict) -> str:
   text = f'the reward model `{judge["of"]}`'
   if _ACCURACY in judge:
     text += (
-      f', trained on {judge["pairs"]:.0f} human comparisons that no policy and '
-      f'no other reward model saw ({judge[_ACCURACY]:.1%} accuracy on others; '
+      f', trained on {judge["pairs"]:.0f} human comparisons that nothing '
+      f'else was trained on ({judge[_ACCURACY]:.1%} accuracy on others; '
       f'longer is better: {judge[_LONGER]:.1%})'
     )
   return text
@@ -170,7 +170,9 @@ def judge_text(summary: dict) -> str:
 def _policies(summary: dict) -> str:
   """One row a policy, then the head-to-head rows."""
   metrics = summary['metrics']
-  names = list(summary['policies'])
+  # The baseline first, else as they stand.
+  baseline = summary.get('baseline')
+  names = sorted(summary['policies'], key=lambda name: name != baseline)
   names += sorted(
     key.removeprefix('eval_win_rate/').removesuffix('_win')
     for key in metrics

@@ -34,7 +34,7 @@ def run_task(repo, shared_data, monkeypatch, tmp_path, one_device):
     arg = ','.join(f'{k}={shared_data / v}' for k, v in files.items())
     config = paper.get_config(
       f'task={task},{arg},preamble=base,holdout=0.3,batch=4,steps=1,prompt=144,'
-      'response=16,labels=256,optimizer=adam,rate=1e-3'
+      'response=16,labels=512,optimizer=adam,rate=1e-3'
     )
     for step in config.steps.values():
       for block in ('data', 'eval_data', 'human_data'):
@@ -74,9 +74,9 @@ def test_tldr(run_task):
   for row in check_samples(workdir, policies):
     assert row['prompt'].startswith('SUBREDDIT: r/')
     assert row['prompt'].endswith('\n\nTL;DR:')
-  # GPT-4 judged some of those posts, each once: its choice is the label.
+  # GPT-4 judged those posts, each once: its choice is the label.
   given = labels_of(workdir, 'labels_given')
-  assert 0 < len(given) < 8
+  assert len(given) == 8
   assert {r.p_first for r in given} <= {0.0, 1.0}
   assert {r.labeler for r in given} == {'dataset'}
   assert {'labeler/longer_rate', 'labeler/first_shown_rate'} <= set(
