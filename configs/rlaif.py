@@ -1,7 +1,7 @@
 """The main job: RLAIF, same-size RLAIF, direct RLAIF and RLHF, then the table.
 
 Lee et al., RLAIF vs. RLHF (arXiv 2309.00267), whole loop, on the embedded tiny
-world: no download, 2 CPU cores, about ten minutes.
+world: no download, 2 CPU cores, ten to fifteen minutes.
 
   python -m rlaif_jax.main --config=configs/rlaif.py --workdir=runs/quickstart
 

@@ -76,7 +76,9 @@ def _short(key: str) -> str:
 def _table(title: str, rows: Mapping[str, Mapping[str, str]]):
   """A rich table; columns that no row fills are left out."""
   table = rich.table.Table(title=title)
-  columns = dict.fromkeys(c for row in rows.values() for c in row)
+  # The fullest row first: it has them in order.
+  ordered = sorted(rows.values(), key=len, reverse=True)
+  columns = dict.fromkeys(c for row in ordered for c in row)
   table.add_column('')
   for column in columns:
     table.add_column(column, justify='right')
