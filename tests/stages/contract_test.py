@@ -155,3 +155,23 @@ def test_pipelines_name_steps_before_them(config_module, name):
     config = config_module(name).get_config(arg)
     if config.stage == 'pipeline':
       stages.load('pipeline').check_steps(config)
+
+
+def test_paper_settings(config_module):
+  """Lee et al. (2309.00267), App. E to G, in the config at full scale."""
+  steps = config_module('paper').get_config('').steps
+  for name in ('sft', 'reward_ai', 'reward_human', 'rlaif', 'rlhf'):
+    c = steps[name]
+    assert c.batch_size == 128
+    assert (c.optimizer.name, c.optimizer.learning_rate) == ('adafactor', 1e-5)
+    assert (c.max_prompt, c.max_response) == (1024, 128)
+    assert c.num_steps == 0
+  epochs = {'sft': 1, 'reward_ai': 3, 'rlaif': 8, 'direct_rlaif': 8}
+  assert {name: steps[name].num_epochs for name in epochs} == epochs
+  for name in ('rlaif', 'direct_rlaif', 'rlhf'):
+    assert steps[name].sampling.temperature == 0.9
+    assert steps[name].algorithm_config.beta == 0.05
+  assert steps.labels_ai.labeler.prompt == 'summary_detailed'
+  assert steps.labels_ai.pairs == 'dataset'
+  assert steps.direct_rlaif.reward.name == 'direct'
+  assert config_module('sft').get_config('').optimizer.name == 'adafactor'

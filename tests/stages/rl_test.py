@@ -228,6 +228,22 @@ def test_accumulation_changes_nothing(world, base):
     )
 
 
+def test_bfloat16_computes_and_float32_is_kept(world, base):
+  """The switch changes what is computed a little, and no parameter's type."""
+  loaded, prompts = world
+  model = models.with_options(loaded.model, dtype='bfloat16')
+  half = (dataclasses.replace(loaded, model=model), prompts)
+  _, state, metrics, _ = step_on(half, jax.devices()[:1], make_config(), SCORES)
+  for part in (state.policy, state.value):
+    types = {str(x.dtype) for x in jax.tree.leaves(part.params)}
+    assert types == {'float32'}
+  entropy = base[2]['objective/entropy']
+  assert metrics['objective/entropy'] == pytest.approx(entropy, rel=0.02)
+  assert metrics['objective/entropy'] != entropy
+  assert abs(metrics['objective/kl']) < 1e-5
+  assert metrics['policy/optim/grad_norm'] > 0
+
+
 def test_policy_delay_trains_the_value_only(world):
   _, state, _, reference = step_on(
     world, jax.devices()[:1], make_config(policy_delay=1), SCORES
