@@ -28,21 +28,19 @@ def get_config(arg: str = ''):
   if size not in ('xs', 's', 'l'):
     raise ValueError(f'size={size!r}; use one of xs, s, l')
   layers, *steps = SIZES['l' if size == 'l' else 'xs']
-  c = stages.load('pipeline').default_config()
-  c.steps = ConfigDict(
-    {
-      'lookup': step(2, tiny_labeler.LOOKUP_MIX, 1600),
-      'base': step(2, tiny_labeler.BASE_MIX, 800, 'step:lookup'),
-      'judge': step(layers, tiny_labeler.JUDGE_MIX, steps[0], 'step:base'),
-      'early': step(layers, tiny_labeler.EARLY_MIX, steps[1], 'step:judge'),
-      'labeler': step(layers, tiny_labeler.LABELER_MIX, steps[2], 'step:early'),
-    },
-    sort_keys=False,
-  )
+  found = {
+    'lookup': step(2, tiny_labeler.LOOKUP_MIX, 1600),
+    'base': step(2, tiny_labeler.BASE_MIX, 800, 'step:lookup'),
+    'judge': step(layers, tiny_labeler.JUDGE_MIX, steps[0], 'step:base'),
+    'early': step(layers, tiny_labeler.EARLY_MIX, steps[1], 'step:judge'),
+    'labeler': step(layers, tiny_labeler.LABELER_MIX, steps[2], 'step:early'),
+  }
   if size == 's':
-    c.steps.xs = c.steps.pop('labeler')
-    c.steps.labeler = step(3, tiny_labeler.LABELER_MIX, S_STEPS, 'step:xs')
-    c.steps.labeler.seed = 2
+    found['xs'] = found.pop('labeler')
+    found['labeler'] = step(3, tiny_labeler.LABELER_MIX, S_STEPS, 'step:xs')
+    found['labeler'].seed = 1
+  c = stages.load('pipeline').default_config()
+  c.steps = ConfigDict(found, sort_keys=False)
   for name, block in c.steps.items():
     if name in ('lookup', 'judge'):
       block.max_response, block.optimizer.schedule = 32, 'constant'

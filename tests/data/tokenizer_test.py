@@ -194,7 +194,6 @@ def test_bos_switch_of_gpt2_files(tmp_path):
 
 
 def test_other_classes_are_read_by_transformers(tmp_path, capfd):
-  pytest.importorskip('transformers')
   vocab = {'a': 0, 'Ġ': 1, 'Ġa': 2, '<|endoftext|>': 3}
   (tmp_path / 'vocab.json').write_text(json.dumps(vocab))
   (tmp_path / 'merges.txt').write_text('#version: 0.2\nĠ a\n')

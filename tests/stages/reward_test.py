@@ -200,7 +200,7 @@ def test_unfinished_labels_are_refused(tmp_path):
     ({'p_first': 1.5}, r'outside \[0, 1\]'),
     ({'p_first': 'yes'}, 'should be a number'),
     ({'response_2': 'b'}, 'identical'),
-    ({'p_first': None}, "no column 'p_first'"),
+    ({'p_first': None}, 'should be a number but is None'),
   ],
 )
 def test_bad_labels_are_named(
