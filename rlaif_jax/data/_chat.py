@@ -1,6 +1,5 @@
 """Conversations as text, by a tokenizer's own chat template."""
 
-import os
 from collections.abc import Mapping, Sequence
 
 import jinja2
@@ -21,8 +20,6 @@ def render(
   Raises:
     ValueError: the template is broken, or refuses these messages.
   """
-  # Without this, importing it prints that PyTorch is missing.
-  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   from transformers.utils import chat_template_utils
 
   try:

@@ -161,8 +161,6 @@ def _read_gpt2(found: Found):
 
 def _read_with_transformers(found: Found):
   """Rare classes, by the library that defines them."""
-  # Without this, importing it prints that PyTorch is missing.
-  os.environ.setdefault('TRANSFORMERS_NO_ADVISORY_WARNINGS', '1')
   import transformers
 
   slow = transformers.AutoTokenizer.from_pretrained(str(found.folder))

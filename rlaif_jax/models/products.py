@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 # Finite, so that a row with nothing to look at gets a uniform average (which
-# no real token reads) and not NaN.
-_MASKED = -1e30
+# no real token reads) and not NaN; next to other scores it weighs 0.
+MASKED = -1e30
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -92,21 +92,31 @@ def attention(
 
 def _attend(query, key, value, allowed, scale, softcap, order):
   """(result, (highest score, sum of exponentials) [B, K, G, T, 1])."""
-  scores = _scores(query, key, scale, softcap, order)
-  scores = jnp.where(allowed[:, None, None], scores, _MASKED)
-  top = scores.max(-1, keepdims=True)
-  probs = jnp.exp(scores - top)
+  found = scores(query, key, scale, softcap, order)
+  found = jnp.where(allowed[:, None, None], found, MASKED)
+  top = found.max(-1, keepdims=True)
+  probs = jnp.exp(found - top)
   total = probs.sum(-1, keepdims=True)
   probs = (probs / total).astype(query.dtype)
   return jnp.einsum(f'bkgts,{order}->bkgth', probs, value), (top, total)
 
 
-def _scores(query, key, scale, softcap, order):
-  """Scores [B, K, G, T, S], float32, before masking."""
-  scores = jnp.einsum(
-    f'bkgth,{order}->bkgts', query, key, preferred_element_type=jnp.float32
+def scores(
+  query: Float[Array, 'B K G T h'],
+  key: Float[Array, '...'],
+  scale: Float[Array, ''],
+  softcap: float | None,
+  order: str,
+  lie: str = 'bkgts',
+) -> Float[Array, '...']:
+  """Scores before masking, float32, with axes in the order of `lie`.
+
+  `order` names the axes of key; without a 'b' in it, all rows share one.
+  """
+  found = jnp.einsum(
+    f'bkgth,{order}->{lie}', query, key, preferred_element_type=jnp.float32
   )
-  return capped(scores * scale, softcap)
+  return capped(found * scale, softcap)
 
 
 def _attention_forward(query, key, value, allowed, scale, softcap, order):
@@ -117,8 +127,8 @@ def _attention_forward(query, key, value, allowed, scale, softcap, order):
 def _attention_backward(softcap, order, saved, grad):
   query, key, value, allowed, scale, out, (top, total) = saved
   allowed = allowed[:, None, None]
-  scores = _scores(query, key, scale, softcap, order)
-  probs = jnp.exp(jnp.where(allowed, scores, _MASKED) - top) / total
+  found = scores(query, key, scale, softcap, order)
+  probs = jnp.exp(jnp.where(allowed, found, MASKED) - top) / total
   to_probs = jnp.einsum(
     f'bkgth,{order}->bkgts', grad, value, preferred_element_type=jnp.float32
   )
@@ -126,7 +136,7 @@ def _attention_backward(softcap, order, saved, grad):
   mean = (grad.astype(jnp.float32) * out).sum(-1, keepdims=True)
   to_scores = jnp.where(allowed, probs * (to_probs - mean), 0.0)
   if softcap is not None:
-    to_scores *= 1.0 - jnp.square(scores / softcap)
+    to_scores *= 1.0 - jnp.square(found / softcap)
   to_scores = (to_scores * scale).astype(query.dtype)
   return (
     jnp.einsum(f'bkgts,{order}->bkgth', to_scores, key),

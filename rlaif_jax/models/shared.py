@@ -13,9 +13,6 @@ from jaxtyping import Array, Bool, Float
 
 from rlaif_jax.models import cache, products
 
-# Finite, so that a part in which a query may look at nothing weighs 0.
-_MASKED = -1e30
-
 # Bytes of scores that a device holds at once: on CPU what its caches hold.
 _SCORES = {'cpu': 2**22}
 _SCORES_ELSEWHERE = 2**28
@@ -115,12 +112,9 @@ def _part(query, key, value, allowed, scale, softcap, order, lie):
 
   Float32 [B, K, G, T, h or 1], weights being exp(score - highest).
   """
-  scores = jnp.einsum(
-    f'bkgth,{order}->{lie}', query, key, preferred_element_type=jnp.float32
-  )
-  scores = products.capped(scores * scale, softcap)
+  scores = products.scores(query, key, scale, softcap, order, lie)
   seen = allowed[None, :, None] if lie[0] == 'k' else allowed[:, None, None]
-  scores = jnp.where(seen, scores, _MASKED)
+  scores = jnp.where(seen, scores, products.MASKED)
   top = scores.max(-1, keepdims=True)
   weights = jnp.exp(scores - top)
   total = weights.sum(-1, keepdims=True)
