@@ -38,7 +38,11 @@ setuptools.setup(
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['rlaif_jax', 'rlaif_jax.*']),
   package_data={
-    'rlaif_jax': ['tiny_world/**/*.json', 'tiny_world/**/*.safetensors']
+    'rlaif_jax': [
+      'labeler/exemplars/*.json',
+      'tiny_world/**/*.json',
+      'tiny_world/**/*.safetensors',
+    ]
   },
   install_requires=[
     'absl-py>=2.1',
@@ -46,6 +50,7 @@ setuptools.setup(
     'datasets>=4.0',
     'flax>=0.12',
     'grain>=0.2.12',
+    'httpx2>=2.0',
     'importlib_resources>=6.0',
     'jax>=0.10,<0.12',
     'jaxtyping>=0.3',

@@ -67,6 +67,9 @@ PLACES: Mapping[tuple[str, str], Place] = {
   ('tiny_labeler', 'policy'): Place(
     ('params',), ('model.path',), block='model'
   ),
+  ('preference', 'policy'): Place(
+    ('params',), ('policy.path',), block='policy'
+  ),
   ('reward', 'policy'): Place(
     ('params',), ('model.path',), scalar=True, block='model'
   ),

@@ -108,3 +108,26 @@ def tiny_reward_model(tiny_model, tmp_path_factory):
   params = model.init_from(params, jax.random.key(0))
   hf.save(path, model, params, load_tokenizer(tiny_model))
   return str(path)
+
+
+@pytest.fixture(scope='session')
+def slope():
+  """slope(fn, x) -> the gradient of a NumPy function, by differences.
+
+  In float64, so that it is good to 1e-8 or so; not at a kink.
+  """
+  import numpy as np
+
+  def gradient(fn, x, step=1e-5):
+    x = np.array(x, np.float64)
+    found = np.zeros_like(x)
+    for place in np.ndindex(x.shape):
+      ends = []
+      for sign in (1, -1):
+        moved = x.copy()
+        moved[place] += sign * step
+        ends.append(fn(moved))
+      found[place] = (ends[0] - ends[1]) / (2 * step)
+    return found
+
+  return gradient

@@ -43,6 +43,9 @@ from jaxtyping import Array, Float
 
 from rlaif_jax.core import kl, losses, masking, returns, types
 
+NEEDS_VALUE = True
+ON_POLICY = True
+
 _CHOICES = {
   'kl_placement': ('token', 'sequence', 'loss'),
   'kl_estimator': kl.ESTIMATORS,

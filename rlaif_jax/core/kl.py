@@ -75,3 +75,27 @@ def sequence_kl(
   """The named estimate summed over the real tokens of each row, nats."""
   kl = token_kl(logprobs, ref_logprobs, mask, estimator)
   return masking.masked_sum(kl, mask, axis=-1)
+
+
+def adapt_coefficient(
+  coefficient: Float[Array, ''],
+  kl: Float[Array, ''],
+  episodes: int,
+  *,
+  target: float,
+  horizon: float = 10_000,
+) -> Float[Array, '']:
+  """Moves a KL coefficient so that KL comes to its target.
+
+  coefficient * (1 + clip(kl / target - 1, -0.2, 0.2) * episodes / horizon):
+  Ziegler et al. 2019 (arXiv 1909.08593, section 2.2), as their code has it.
+
+  Args:
+    coefficient: weight of KL up to now.
+    kl: of whole responses to the reference, nats, mean over `episodes`.
+    episodes: responses since the last call.
+    target: KL to come to, nats, above 0.
+    horizon: episodes in which it may change by a fifth.
+  """
+  error = jnp.clip(kl / target - 1.0, -0.2, 0.2)
+  return coefficient * (1.0 + error * episodes / horizon)

@@ -80,6 +80,16 @@ def response_mask(
   return seen == 0
 
 
+def has_end(
+  tokens: Int[Array, 'B R'], mask: Bool[Array, 'B R'], eos_ids: Sequence[int]
+) -> Bool[Array, ' B']:
+  """Whether one of a row's real tokens ends it; an empty row has no end."""
+  is_eos = jnp.zeros(tokens.shape, bool)
+  for eos_id in eos_ids:
+    is_eos |= tokens == eos_id
+  return jnp.any(is_eos & mask, axis=-1)
+
+
 def attention_mask(
   query_index: Int[Array, ' T'] | Int[Array, 'B T'],
   key_index: Int[Array, ' S'],

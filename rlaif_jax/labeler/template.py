@@ -46,8 +46,12 @@ def render(
   *,
   order: Sequence[int] = (0, 1),
   num_exemplars: int | None = None,
+  criterion: str = '',
 ) -> str:
   """Text of one labeling prompt, up to where the label is scored.
+
+  Where the prompt asks for a rationale, the text ends in that request, and
+  `with_rationale` goes on from there.
 
   Args:
     prompt: the prompt.
@@ -55,15 +59,19 @@ def render(
     responses: the candidates, two when pairwise and one for a score.
     order: which candidate is shown first, and which second.
     num_exemplars: how many of the prompt's exemplars to show; default all.
+    criterion: that of the prompt's criteria to judge by.
 
   Raises:
     ValueError: a field is missing, or the number of candidates is wrong.
   """
-  parts = [prompt.preamble]
+  parts = [prompt.preamble.replace('{criterion}', criterion)]
   exemplars = prompt.exemplars[:num_exemplars]
+  request = prompt.chain_of_thought
   for exemplar in exemplars:
-    sample = _sample(prompt, exemplar.fields, exemplar.responses)
-    parts += [_EXAMPLE, sample, prompt.ending + exemplar.label]
+    parts += [_EXAMPLE, _sample(prompt, exemplar.fields, exemplar.responses)]
+    if request is not None:
+      parts.append(f'{request} {exemplar.rationale.strip()}')
+    parts.append(prompt.ending + exemplar.label)
   if exemplars:
     parts.append(_FOLLOW)
   if len(responses) != prompt.num_responses:
@@ -72,7 +80,23 @@ def render(
       f'candidates, not {len(responses)}'
     )
   shown = [responses[i] for i in order[: prompt.num_responses]]
-  return '\n\n'.join([*parts, _sample(prompt, fields, shown), prompt.ending])
+  asked = prompt.ending if request is None else request
+  return '\n\n'.join([*parts, _sample(prompt, fields, shown), asked])
+
+
+def rationale_of(prompt: LabelPrompt, written: str) -> str:
+  """What a labeler wrote, up to where it states its verdict.
+
+  It also ends where another example would begin: the verdict is scored, and
+  not read.
+  """
+  stops = '|'.join(map(re.escape, (prompt.ending.strip(), _EXAMPLE, _FOLLOW)))
+  return re.split(stops, written, maxsplit=1)[0].strip()
+
+
+def with_rationale(prompt: LabelPrompt, text: str, rationale: str) -> str:
+  """A rendered prompt that asked for a rationale, on to its label."""
+  return f'{text} {rationale}'.rstrip() + f'\n\n{prompt.ending}'
 
 
 def fit(
@@ -82,6 +106,7 @@ def fit(
   *,
   fits: Callable[[str], bool],
   orders: Sequence[Sequence[int]] = ((0, 1),),
+  criterion: str = '',
 ) -> Fitted | None:
   """`render` in every order, shortened until all of them fit.
 
@@ -96,6 +121,7 @@ def fit(
     responses: as in `render`.
     fits: whether a text is short enough.
     orders: those to be shown.
+    criterion: as in `render`.
 
   Returns:
     The texts, or None if they do not fit with any post left.
@@ -103,7 +129,14 @@ def fit(
 
   def texts(count: int, values: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(
-      render(prompt, values, responses, order=order, num_exemplars=count)
+      render(
+        prompt,
+        values,
+        responses,
+        order=order,
+        num_exemplars=count,
+        criterion=criterion,
+      )
       for order in orders
     )
 

@@ -5,10 +5,13 @@ finished stage (its `model/` is taken), or `tiny:NAME` for what ships with the
 package in `rlaif_jax/tiny_world/NAME`.
 """
 
+import hashlib
 import pathlib
 
 import rlaif_jax
 
+_SAMPLE_BYTES = 1 << 16  # read at each of _SAMPLES places of a file
+_SAMPLES = 16
 _TINY = pathlib.Path(rlaif_jax.__file__).parent / 'tiny_world'
 
 
@@ -36,6 +39,28 @@ def resolve(path: str) -> str:
   if not folder.exists() and not _like_hub_id(path):
     raise FileNotFoundError(f'{path}: no such model folder')
   return path
+
+
+def fingerprint(folder: str) -> str:
+  """16 hex digits that change with a model folder's config or weights.
+
+  Of every .json and .safetensors file the size and evenly spaced samples are
+  hashed, its beginning and end included: all of it where it is small. A hub id
+  is its own fingerprint.
+  """
+  digest = hashlib.sha256()
+  path = pathlib.Path(folder)
+  if not path.is_dir():
+    digest.update(folder.encode())
+  for file in sorted((*path.glob('*.json'), *path.glob('*.safetensors'))):
+    size = file.stat().st_size
+    digest.update(f'{file.name} {size} '.encode())
+    last = max(size - _SAMPLE_BYTES, 0)
+    with file.open('rb') as stream:
+      for at in sorted({last * i // (_SAMPLES - 1) for i in range(_SAMPLES)}):
+        stream.seek(at)
+        digest.update(stream.read(_SAMPLE_BYTES))
+  return digest.hexdigest()[:16]
 
 
 def _like_hub_id(path: str) -> bool:

@@ -9,9 +9,9 @@ from ml_collections import ConfigDict
 from rlaif_jax import sharding
 from rlaif_jax.data import datasets, pipeline
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.labeler import direct, prompts
+from rlaif_jax.labeler import direct, in_mesh, prompts
 from rlaif_jax.rewards import reward_model
-from rlaif_jax.stages import common, label
+from rlaif_jax.stages import common
 from rlaif_jax.training import workdir as workdir_lib
 
 NAMES = ('oracle', 'labeler', 'reward_model', 'none')
@@ -75,7 +75,14 @@ def make(s: common.Session, examples: Sequence[Example]) -> Judge | None:
     )
   if block.name == 'reward_model':
     return by_reward_model(s, examples)
-  labeler = label.load_labeler(block, s)
+  labeler = in_mesh.load(
+    block.path,
+    mesh=s.mesh,
+    rules=s.rules,
+    dtype=block.dtype,
+    max_tokens=block.max_tokens,
+    batch_size=block.batch_size,
+  )
   prompt = prompts.load_prompt(block.prompt)
   fields, ids = [e.fields for e in examples], [e.id for e in examples]
   return lambda texts: direct.score_responses(

@@ -8,24 +8,17 @@ data set, such as GPT-4. Rows go to `labels/` as they are made; a restart
 labels only what is missing.
 """
 
-import dataclasses
 import time
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rlaif_jax import sharding
-from rlaif_jax.data import datasets, records, transforms
-from rlaif_jax.data import tokenizer as tokenizer_lib
+from rlaif_jax.data import datasets, records
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.evaluators import alignment, statistics
-from rlaif_jax.inference import decode
-from rlaif_jax.labeler import Labeler, preference, prompts
-from rlaif_jax.models import hf, locate, with_options
-from rlaif_jax.rewards.reward_model import decode_responses
-from rlaif_jax.stages import common
+from rlaif_jax.labeler import combine, prompts
+from rlaif_jax.stages import _labelers, _pairs, common
 from rlaif_jax.training import progress
 from rlaif_jax.training import workdir as workdir_lib
 
@@ -42,15 +35,10 @@ def default_config() -> ConfigDict:
   # Or 'human': the data set's (simulated) human labels; or 'dataset': its
   # labels, and they are not a human's.
   c.source = 'labeler'
-  c.labeler = ConfigDict(
-    dict(
-      path='',
-      prompt='summary_detailed',  # rlaif_jax/labeler/prompts, or a JSON path
-      max_tokens=4096,  # of a prompt; the post is cut at a line break to fit
-      batch_size=64,
-      dtype='float32',
-    )
-  )
+  c.labeler = _labelers.config()
+  c.calibration_data = common.data_config(
+    'tldr', 'valid'
+  )  # pairs, human labels
   c.chunk = 256  # prompts between two writes to disk
   return c
 
@@ -61,20 +49,26 @@ def run(config: ConfigDict, workdir) -> None:
     if s is None:
       return
     check(config)
-    examples, pairs = make_pairs(s, common.load_examples(config.data))
-    judge = make_judge(s, config)
+    examples, pairs = _pairs.make_pairs(s, common.load_examples(config.data))
+    panel = None
+    if config.source == 'labeler':
+      panel = _labelers.Panel(config.labeler, s)
     path = s.workdir / 'labels' / 'preferences.jsonl'
     path.parent.mkdir(exist_ok=True)
-    speed = label_all(s, examples, pairs, judge, path)
+    fitted = calibrate(s, panel) if panel else {}
+    judge = make_judge(s, config, panel)
+    speed = label_all(s, examples, pairs, judge, path, panel)
     rows = records.read(path)
     skipped = len(examples) - len(rows)
     if skipped:
       common.say(
-        f'{skipped} pairs skipped: identical, too long for the labeler, or '
-        'without a label'
+        f'{skipped} pairs skipped: identical, too long for the labeler, '
+        'undecided or without a label'
       )
     summary = summarise(rows, config)
-    workdir_lib.finish(s.workdir, {'skipped': skipped, **speed, **summary})
+    workdir_lib.finish(
+      s.workdir, {'skipped': skipped, **speed, **fitted, **summary}
+    )
 
 
 def check(config: ConfigDict) -> None:
@@ -88,9 +82,11 @@ def check(config: ConfigDict) -> None:
       "config.source='dataset' takes labels of the data set's own pairs; set "
       "config.pairs to 'dataset'"
     )
+  if config.source == 'labeler':
+    _labelers.check(config.labeler)
 
 
-def label_all(s, examples, pairs, judge, path) -> dict[str, float]:
+def label_all(s, examples, pairs, judge, path, panel=None) -> dict[str, float]:
   """Labels what `path` does not hold yet; returns how fast that was.
 
   Rows are written in order, chunk by chunk, so all chunks before that of the
@@ -101,6 +97,7 @@ def label_all(s, examples, pairs, judge, path) -> dict[str, float]:
   done, chunk = records.done_ids(path), s.config.chunk
   last = max((i for i, e in enumerate(examples) if e.id in done), default=0)
   new, start = 0, time.monotonic()
+  tokens = panel.tokens if panel else 0
   bar = progress.Progress(s.workdir.name, len(examples))
   for first in range(last - last % chunk, len(examples), chunk):
     rows = list(enumerate(examples[first : first + chunk], first))
@@ -109,154 +106,88 @@ def label_all(s, examples, pairs, judge, path) -> dict[str, float]:
     made = [record for record in made if record.id not in done]
     records.append(path, made)
     new += len(made)
-    bar.update(first + len(rows), {'labels': new})
+    seconds = max(time.monotonic() - start, 1e-9)
+    speed = {'perf/pairs_per_second': new / seconds}
+    if panel:
+      speed['perf/tokens_per_second'] = (panel.tokens - tokens) / seconds
+    bar.update(first + len(rows), {'labels': new, **speed})
   bar.close()
-  seconds = time.monotonic() - start
-  return {
-    'time/label_s': seconds,
-    'perf/pairs_per_second': new / max(seconds, 1e-9),
-  }
-
-
-# -- where pairs come from ----------------------------------------------------
-
-
-def make_pairs(s: common.Session, examples: Sequence[Example]):
-  """(rows to label, pairs([(number, row)]) -> rows with `pair` set).
-
-  Raises:
-    ValueError: a row of the data set without two different responses, or
-      whose prompt is too long to sample from; names the row.
-  """
-  config = s.config
-  if config.pairs == 'dataset':
-    for example in examples:
-      _check_pair(example, common.source(config.data))
-    return examples, lambda rows: [e for _, e in rows]
-  if config.pairs != 'samples':
-    raise ValueError(f"config.pairs={config.pairs!r}; use 'dataset', 'samples'")
-  loaded = common.load_policy(config.policy, s)
-  common.check_context(
-    loaded.model, max_prompt=config.max_prompt, max_response=config.max_response
-  )
-  examples = common.fit_prompts(
-    examples,
-    loaded.tokenizer,
-    config.max_prompt,
-    config.data.overflow,
-    common.source(config.data),
-  )
-  sample = make_sampler(s, config, loaded)
-  keys = jax.random.split(jax.random.key(config.seed))
-
-  def pairs(rows):
-    numbers, prompts = zip(*rows, strict=True)
-    first, second = (sample(prompts, numbers, key) for key in keys)
-    return [
-      dataclasses.replace(e, pair=(a, b), p_first=None)
-      for e, a, b in zip(prompts, first, second, strict=True)
-    ]
-
-  return examples, pairs
-
-
-def make_sampler(s: common.Session, config: ConfigDict, loaded: common.Loaded):
-  """sample(examples, row ids, key) -> response texts, in fixed-size batches.
-
-  A row's text depends on the key and its row id only, so a restart that
-  samples the rest of a chunk gets what the first run would have got.
-  """
-  size = config.labeler.batch_size
-  generate = decode.make_generate(
-    loaded.model,
-    max_new_tokens=config.max_response,
-    sampling=common.make_sampling(config.sampling),
-    eos_ids=loaded.tokenizer.eos_ids,
-    pad_id=loaded.tokenizer.pad_id,
-  )
-
-  def sample(examples: Sequence[Example], row_ids, key) -> list[str]:
-    texts = []
-    for at in range(0, len(examples), size):
-      part = list(examples[at : at + size])
-      ids = list(row_ids[at : at + size])
-      missing = size - len(part)
-      prompt = transforms.prompt_batch(
-        part + part[-1:] * missing, loaded.tokenizer, config.max_prompt
-      )
-      rollout = generate(
-        loaded.params,
-        sharding.shard_batch(prompt, s.mesh),
-        key,
-        np.asarray(ids + ids[-1:] * missing, np.int32),
-      )
-      texts += decode_responses(rollout, loaded.tokenizer)[: len(part)]
-    return texts
-
-  return sample
-
-
-def _check_pair(example: Example, source: str) -> None:
-  if example.pair is None:
-    raise ValueError(
-      f'{source}: row {example.id} has no pair of responses to compare; set '
-      "config.pairs to 'samples' or use a data set with pairs"
-    )
-  if example.pair[0] == example.pair[1]:
-    raise ValueError(
-      f'{source}: row {example.id}: its responses are identical, so neither '
-      'can be preferred; remove this row'
-    )
+  result = {'time/label_s': time.monotonic() - start, **speed}
+  if panel and new:
+    result['labeler/tokens_per_label'] = (panel.tokens - tokens) / new
+  return result
 
 
 # -- who decides --------------------------------------------------------------
 
 
-def make_judge(s: common.Session, config: ConfigDict):
+def make_judge(s: common.Session, config: ConfigDict, panel):
   """judge(Examples with pairs) -> PreferenceRecords."""
   human = human_labels(config)
-  if config.source != 'labeler':
+  if panel is None:
     by_human = config.source == 'human'
     return lambda rows: [
-      _record(e, p, human=p if by_human else None, labeler=config.source)
+      _record(
+        e,
+        p,
+        human=p if by_human else None,
+        labeler=str(e.meta.get('labeler') or config.source),
+        prompt_name=str(e.meta.get('prompt_name') or ''),
+      )
       for e, p in zip(rows, human(rows), strict=True)
       if p is not None
     ]
-  prompt = prompts.load_prompt(config.labeler.prompt)
-  labeler = load_labeler(config.labeler, s)
 
   def judge(rows: Sequence[Example]) -> list[records.PreferenceRecord]:
-    labels = preference.label_pairs(
-      labeler, prompt, [(e.id, e.fields, e.pair) for e in rows]
-    )
     return [
       _record(
         e,
-        label.p_first,
+        verdict.p_first,
         human=p,
-        labeler=config.labeler.path,
-        prompt_name=prompt.name,
-        logprobs_12=label.logprobs_12,
-        logprobs_21=label.logprobs_21,
+        labeler=' + '.join((config.labeler.path, *config.labeler.panel)),
+        labeler_hash=panel.fingerprint,
+        prompt_name=panel.prompt.name,
+        logprobs_12=verdict.label.logprobs_12,
+        logprobs_21=verdict.label.logprobs_21,
+        rationales=verdict.label.rationales,
+        meta=verdict.meta(panel.prompt),
       )
-      for e, p, label in zip(rows, human(rows), labels, strict=True)
-      if label is not None
+      for e, p, verdict in zip(rows, human(rows), panel(rows), strict=True)
+      if verdict is not None
     ]
 
   return judge
 
 
-def load_labeler(block: ConfigDict, s: common.Session) -> Labeler:
-  """The in-mesh labeler of a labeler block."""
-  path = locate.resolve(block.path)
-  model, params = hf.load(path, mesh=s.mesh, rules=s.rules)
-  return Labeler(
-    model=with_options(model, dtype=block.dtype),
-    params=params,
-    tokenizer=tokenizer_lib.load_tokenizer(path),
-    max_tokens=block.max_tokens,
-    batch_size=block.batch_size,
+def calibrate(s: common.Session, panel: _labelers.Panel) -> dict[str, float]:
+  """Fits the panel's calibration to human labels, if the config wants one.
+
+  The labels are kept in `labels/calibration.jsonl`, for a restart.
+
+  Returns:
+    Scale, shift and number of pairs, for the summary.
+  """
+  method, block = s.config.labeler.calibration, s.config.calibration_data
+  if not method:
+    return {}
+  examples = common.load_examples(block)
+  for example in examples:
+    _pairs.check_pair(example, common.source(block))
+  known = [e for e in examples if e.p_first is not None]
+  path = s.workdir / 'labels' / 'calibration.jsonl'
+  config = s.config.copy_and_resolve_references()
+  config.pairs = 'dataset'
+  judge = make_judge(s, config, panel)
+  label_all(s, known, lambda rows: [e for _, e in rows], judge, path, panel)
+  rows = records.read(path)
+  panel.calibration = combine.calibrate(
+    [r.p_first for r in rows], [r.meta['human_p_first'] for r in rows], method
   )
+  return {
+    'calibration/scale': panel.calibration.scale,
+    'calibration/shift': panel.calibration.shift,
+    'calibration/pairs': len(rows),
+  }
 
 
 def human_labels(config: ConfigDict):
@@ -284,7 +215,7 @@ def human_labels(config: ConfigDict):
   return labels
 
 
-def _record(example: Example, p_first: float, human, **kwargs):
+def _record(example: Example, p_first: float, human, meta=(), **kwargs):
   return records.PreferenceRecord(
     id=example.id,
     prompt=example.prompt,
@@ -292,7 +223,7 @@ def _record(example: Example, p_first: float, human, **kwargs):
     response_2=example.pair[1],
     p_first=float(p_first),
     fields=dict(example.fields),
-    meta={'human_p_first': human, **_shown(example)},
+    meta={'human_p_first': human, **_shown(example), **dict(meta)},
     **kwargs,
   )
 
@@ -316,7 +247,11 @@ def summarise(
   """
   if not rows:
     raise ValueError('no pair could be labelled; see the notes above')
-  result: dict[str, float] = {'pairs': len(rows)}
+  result: dict[str, float] = {
+    'pairs': len(rows),
+    'cut': sum(bool(r.meta.get('cut')) for r in rows),
+    'fewer_exemplars': sum(bool(r.meta.get('fewer_exemplars')) for r in rows),
+  }
   result |= alignment.length_bias(
     np.array([r.p_first for r in rows]), [r.pair for r in rows]
   )
@@ -334,7 +269,9 @@ def summarise(
     result |= alignment.position_bias(
       np.array([r.logprobs_12 for r in judged]),
       np.array([r.logprobs_21 for r in judged]),
-      prompts.load_prompt(config.labeler.prompt).prefers,
+      prompts.load_prompt(
+        config.labeler.prompt, config.labeler.exemplars
+      ).prefers,
     )
   if known:
     result |= alignment.alignment(

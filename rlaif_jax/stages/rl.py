@@ -2,36 +2,40 @@
 
 One iteration:
   1. take the prompts of this step (a pure function of seed, step, host)
-  2. sample a response for each from the policy                 [jit: rollout]
+  2. sample a response for each from the policy, or a group    [jit: rollout]
   3. score the finished texts: reward model, or labeler (direct RLAIF)
   4. reference log-probs, policy log-probs and values           [jit: update]
   5. advantages and returns of the algorithm
-  6. one optimiser step for the policy, one for the value model
+  6. one optimiser step, or several, for the policy and for the value model
 The reference is the SFT model, frozen; with LoRA it, the policy and the value
 model share one set of kernels. Nothing comes back to the host inside
-2 and 4-6; metrics of step t-1 are read after step t was dispatched.
+2 and 4-6; metrics of step t-1 are read after step t was dispatched. The
+algorithm says whether there is a value model, how many samples a prompt gets
+and how often they are learned from (rlaif_jax/algorithms/__init__.py).
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from rlaif_jax import algorithms, rewards, sharding
-from rlaif_jax.core import masking
-from rlaif_jax.core.types import Params, Rollout
+from rlaif_jax.core.types import Params
 from rlaif_jax.data import pipeline, transforms
-from rlaif_jax.inference import decode, score
+from rlaif_jax.inference import decode
 from rlaif_jax.models import lora
-from rlaif_jax.stages import _lora, _options, common
-from rlaif_jax.training import loop, step, train_state
+from rlaif_jax.stages import _lora, common
+from rlaif_jax.stages._rl_update import (
+  RLState,
+  make_options,
+  make_update,
+  updates_per_batch,
+)
+from rlaif_jax.training import loop, train_state
 from rlaif_jax.training import workdir as workdir_lib
-from rlaif_jax.training.train_state import RunningStats, TrainState
-
-REWARD_SCALINGS = ('none', 'running')
+from rlaif_jax.training.train_state import RunningStats
 
 
 def default_config() -> ConfigDict:
@@ -43,7 +47,7 @@ def default_config() -> ConfigDict:
   c.data = common.data_config('tldr', 'train')
   c.max_prompt = 1024
   c.max_response = 128
-  c.batch_size = 128  # episodes a step
+  c.batch_size = 128  # episodes a step: prompts times the group's size
   c.num_microbatches = 1  # gradient accumulation
   c.num_steps = 0  # 0 = num_epochs over the prompts
   c.num_epochs = 8
@@ -59,8 +63,11 @@ def default_config() -> ConfigDict:
     )
   )
   c.reward_scaling = 'none'  # or 'running': divide by the running std
-  c.algorithm = 'reinforce'  # rlaif_jax/algorithms/<name>.py
-  c.algorithm_config = ConfigDict(  # its options
+  c.missing_eos_penalty = 0.0  # taken off the score of a response with no end
+  # rlaif_jax/algorithms/<name>.py and its options, which belong together:
+  # --config=configs/rl.py:algorithm=NAME sets both.
+  c.algorithm = 'reinforce'
+  c.algorithm_config = ConfigDict(
     dataclasses.asdict(algorithms.load(c.algorithm).Config())
   )
   c.optimizer = common.optimizer_config(1e-5)
@@ -70,30 +77,12 @@ def default_config() -> ConfigDict:
   return c
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=('policy', 'value', 'reward_stats'),
-  meta_fields=(),
-)
-@dataclasses.dataclass(frozen=True)
-class RLState:
-  """All that training changes, and so all that a checkpoint holds."""
-
-  policy: TrainState
-  value: TrainState
-  reward_stats: RunningStats
-
-
 def run(config: ConfigDict, workdir) -> None:
   """Trains `config.policy` against `config.reward`; leaves `workdir/model`."""
   with common.session(config, workdir) as s:
     if s is None:
       return
-    if config.reward_scaling not in REWARD_SCALINGS:
-      raise ValueError(
-        f'config.reward_scaling={config.reward_scaling!r}; use one of '
-        f'{", ".join(REWARD_SCALINGS)}'
-      )
+    make_options(config)  # what is wrong with it is said before models load
     loaded = common.load_policy(config.policy, s)
     examples = common.load_prompts(
       config.data, loaded.tokenizer, config.max_prompt
@@ -111,8 +100,11 @@ def run(config: ConfigDict, workdir) -> None:
 def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
   """The loop of the module docstring; returns the policy's parameters."""
   config, key = s.config, jax.random.key(s.config.seed)
+  algorithm, options = make_options(config)
+  group = algorithms.count(options, 'group_size')
+  num_prompts = config.batch_size // group
   num_steps = config.num_steps or max(
-    1, config.num_epochs * len(examples) // config.batch_size
+    1, config.num_epochs * len(examples) // num_prompts
   )
   reward = rewards.load(config.reward.name).make(
     config.reward,
@@ -120,9 +112,13 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
     mesh=s.mesh,
     rules=s.rules,
   )
+  blocks = {'policy': config.optimizer}
+  if algorithm.NEEDS_VALUE:
+    blocks['value'] = config.value_optimizer
+  num_updates = num_steps * updates_per_batch(options)
   txs = {
-    'policy': common.make_optimizer(config.optimizer, num_steps),
-    'value': common.make_optimizer(config.value_optimizer, num_steps),
+    name: common.make_optimizer(block, num_updates)
+    for name, block in blocks.items()
   }
   value_model, state, frozen = init_state(s, loaded, txs, key)
   rollout_fn = decode.make_generate(
@@ -132,12 +128,14 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
     eos_ids=loaded.tokenizer.eos_ids,
     pad_id=loaded.tokenizer.pad_id,
   )
-  update = make_update(config, loaded.model, value_model, txs)
+  update = make_update(
+    config, loaded.model, value_model, txs, eos_ids=loaded.tokenizer.eos_ids
+  )
 
   def batch(at: int):
     """The step's examples (all hosts'), this host's prompts and row ids."""
-    rows = pipeline.batch_indices(
-      config.seed, at, config.batch_size, len(examples)
+    rows = np.repeat(
+      pipeline.batch_indices(config.seed, at, num_prompts, len(examples)), group
     )
     ids = common.host_share(config.batch_size)
     prompts = transforms.prompt_batch(
@@ -178,26 +176,33 @@ def init_state(s: common.Session, loaded: common.Loaded, txs, key):
   """Policy and value from SFT; returns (value model, state, frozen).
 
   What the policy trains is copied once, since its update is donated while the
-  reference keeps the originals.
+  reference keeps the originals. Without an optimiser for a value model there
+  is none.
   """
   config = s.config
-  reference, start = (
-    start_at(s, path, loaded) if path else loaded
-    for path in (config.reference, config.value)
+  reference = (
+    start_at(s, config.reference, loaded) if config.reference else loaded
   )
   policy_base, policy = lora.split(loaded.model, loaded.params)
-  value_model, value_params = common.scalar_from(start, s, key)
-  value_base, value = lora.split(value_model, value_params)
+  policy = jax.tree.map(jnp.copy, policy)
+  value_model, value_base, value = None, {}, None
+  if 'value' in txs:
+    start = start_at(s, config.value, loaded) if config.value else loaded
+    value_model, params = common.scalar_from(start, s, key)
+    value_base, trained = lora.split(value_model, params)
+    value = train_state.create(trained, txs['value'], s.mesh)
   frozen = _lora.Frozen(
     reference=reference.params,
     policy=policy_base if config.reference else {},
     value=value_base if config.value else {},
   )
-  policy = jax.tree.map(jnp.copy, policy)
+  algorithm, options = make_options(config)
+  carried = getattr(algorithm, 'init_state', lambda _: {})(options)
   state = RLState(
     policy=train_state.create(policy, txs['policy'], s.mesh),
-    value=train_state.create(value, txs['value'], s.mesh),
+    value=value,
     reward_stats=sharding.replicate(RunningStats.zero(), s.mesh),
+    algorithm=sharding.replicate(carried, s.mesh),
   )
   return value_model, state, frozen
 
@@ -213,111 +218,3 @@ def start_at(s: common.Session, path: str, loaded: common.Loaded):
     found = loaded.model.config.lora
     block.lora.update(path='', **dataclasses.asdict(found))
   return common.load_policy(block, s)
-
-
-def make_update(config: ConfigDict, model, value_model, txs) -> Callable:
-  """Jitted update(state, frozen, rollout, scores) -> (state, metrics).
-
-  The step that the paper describes in App. F: one forward of the reference,
-  one forward and backward of policy and value, one optimiser step each, with
-  gradients accumulated over `config.num_microbatches`.
-  """
-  algorithm = algorithms.load(config.algorithm)
-  options = _options.build(
-    algorithm.Config,
-    config.algorithm_config.to_dict(),
-    'config.algorithm_config',
-  )
-  temperature = config.sampling.temperature
-
-  def loss_fn(trained, frozen: _lora.Frozen, batch):
-    rollout, scores, ref_logprobs = batch
-    stats = score.response_stats(
-      model,
-      frozen.policy_params(trained['policy']),
-      rollout,
-      temperature=temperature,
-      entropy=True,
-    )
-    values = score.response_values(
-      value_model, frozen.value_params(trained['value']), rollout
-    )
-    now = dataclasses.replace(
-      rollout, logprobs=jax.lax.stop_gradient(stats.logprobs)
-    )
-    targets = algorithm.targets(
-      now,
-      scores=scores,
-      ref_logprobs=ref_logprobs,
-      values=jax.lax.stop_gradient(values),
-      config=options,
-    )
-    loss, metrics = algorithm.loss(
-      stats.logprobs,
-      values,
-      targets,
-      now,
-      options,
-      ref_logprobs=ref_logprobs,
-      scores=scores,
-      entropy=stats.entropy,
-    )
-    return loss, {**metrics, **rollout_metrics(rollout, scores, stats)}
-
-  @step.jit_step
-  def update(state: RLState, frozen: _lora.Frozen, rollout: Rollout, scores):
-    scores, reward_stats = scale_rewards(
-      config.reward_scaling, scores, state.reward_stats
-    )
-    ref_logprobs = score.response_stats(
-      model, frozen.reference, rollout, temperature=temperature
-    ).logprobs
-    trained = {'policy': state.policy.params, 'value': state.value.params}
-    grad_fn = jax.grad(loss_fn, has_aux=True)
-    grads, metrics = step.accumulate(
-      lambda trained, batch: grad_fn(trained, frozen, batch),
-      trained,
-      (rollout, scores, ref_logprobs),
-      config.num_microbatches,
-    )
-    policy, policy_info = step.apply_gradients(
-      state.policy,
-      grads['policy'],
-      txs['policy'],
-      enabled=state.policy.step >= config.policy_delay,
-    )
-    value, value_info = step.apply_gradients(
-      state.value, grads['value'], txs['value']
-    )
-    metrics |= {f'policy/{k}': v for k, v in policy_info.items()}
-    metrics |= {f'value/{k}': v for k, v in value_info.items()}
-    return RLState(policy, value, reward_stats), metrics
-
-  return update
-
-
-def scale_rewards(kind: str, scores, stats: RunningStats):
-  """Scores for the algorithm and the updated running statistics.
-
-  'none' leaves scores alone; 'running' divides by the standard deviation of
-  all scores so far (the mean is left to the value baseline).
-  """
-  scores = scores.astype(jnp.float32)
-  stats = stats.update(scores)
-  if kind == 'running':
-    scores = scores / jnp.maximum(stats.std(), 1e-6)
-  return scores, stats
-
-
-def rollout_metrics(rollout: Rollout, scores, stats) -> dict[str, jax.Array]:
-  """What the rollouts look like; names follow the field's dashboards."""
-  mask = rollout.response_mask
-  lengths = mask.sum(-1).astype(jnp.float32)
-  return {
-    'objective/scores_std': scores.std(),
-    'val/response_length': lengths.mean(),
-    # Sampled against recomputed log-probs: the two programs must agree.
-    'val/sampler_gap': masking.masked_mean(
-      jnp.abs(stats.logprobs - rollout.logprobs), mask
-    ),
-  }

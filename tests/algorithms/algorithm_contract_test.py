@@ -33,6 +33,8 @@ def _batch():
 def test_contract(name):
   algorithm = algorithms.load(name)
   config = algorithm.Config()
+  assert isinstance(algorithm.NEEDS_VALUE, bool)
+  assert isinstance(algorithm.ON_POLICY, bool)
   with pytest.raises(dataclasses.FrozenInstanceError):
     setattr(config, dataclasses.fields(config)[0].name, None)
   rollout, arrays = _batch()
@@ -61,6 +63,75 @@ def test_contract(name):
   for grad in grads:
     assert np.isfinite(grad).all()
     np.testing.assert_array_equal(grad[padding], 0.0)
+
+
+@pytest.mark.parametrize('name', algorithms.names())
+def test_what_the_stage_reads(name):
+  """How often a batch is learned from, and what is carried to the next."""
+  algorithm = algorithms.load(name)
+  config = algorithm.Config()
+  names = ('group_size', 'inner_epochs', 'num_minibatches')
+  counts = {field: algorithms.count(config, field) for field in names}
+  assert all(isinstance(n, int) and n >= 1 for n in counts.values())
+  if algorithm.ON_POLICY:
+    assert set(counts.values()) == {1}
+    return
+  rollout, arrays = _batch()
+  state = getattr(algorithm, 'init_state', lambda _: {})(config)
+  given = dict(
+    scores=arrays['scores'], ref_logprobs=arrays['ref_logprobs'], config=config
+  )
+  if state:
+    given['state'] = state
+  after, metrics = algorithm.observe(rollout, **given)
+  assert jax.tree.structure(after) == jax.tree.structure(state)
+  shapes = jax.tree.map(lambda x: (x.shape, x.dtype), (state, after))
+  assert shapes[0] == shapes[1]
+  # What the stage's checkpoints and dashboards ask for.
+  assert {
+    'objective/scores', 'objective/kl', 'objective/non_score_reward',
+    'objective/rlhf_reward',
+  } <= metrics.keys()  # fmt: skip
+  assert all(x.shape == () and np.isfinite(x) for x in metrics.values())
+  targets = algorithm.targets(rollout, values=arrays['values'], **given)
+  rows = len(rollout.response_mask)
+  assert all(len(x) == rows for x in jax.tree.leaves(targets))
+
+
+@pytest.mark.parametrize('name', algorithms.names())
+def test_padding_changes_nothing(name):
+  """Whatever padding holds, NaN included, in targets, loss and gradients."""
+  algorithm = algorithms.load(name)
+  config = algorithm.Config()
+  rollout, arrays = _batch()
+
+  def run(fill):
+    def padded(x):
+      return jnp.where(rollout.response_mask, x, fill)
+
+    filled = dataclasses.replace(rollout, logprobs=padded(rollout.logprobs))
+    ref_logprobs = padded(arrays['ref_logprobs'])
+    values = padded(arrays['values'])
+    targets = algorithm.targets(
+      filled,
+      scores=arrays['scores'],
+      ref_logprobs=ref_logprobs,
+      values=values,
+      config=config,
+    )
+
+    def loss(logprobs, values):
+      return algorithm.loss(
+        logprobs, values, targets, filled, config, ref_logprobs=ref_logprobs
+      )[0]
+
+    return targets, jax.value_and_grad(loss, argnums=(0, 1))(
+      padded(rollout.logprobs - 0.1), values
+    )
+
+  plain = run(0.0)
+  for fill in (7.0, jnp.nan):
+    jax.tree.map(np.testing.assert_array_equal, run(fill), plain)
 
 
 def test_load_lists_what_there_is():

@@ -87,3 +87,19 @@ def test_token_kl_is_zero_at_padding_and_names_the_choices():
   np.testing.assert_array_equal(kl.token_kl(logp, ref, mask), [[1.0, 0.0]])
   with pytest.raises(ValueError, match="'k4'; use one of k1, k2, k3"):
     kl.token_kl(logp, ref, mask, 'k4')
+
+
+@pytest.mark.parametrize(
+  ('found', 'expected'),
+  [
+    (6.0, 0.05),  # at the target
+    (6.6, 0.05 * (1 + 0.1 * 0.0512)),
+    (60.0, 0.05 * (1 + 0.2 * 0.0512)),  # the error counts up to a fifth
+    (5.4, 0.05 * (1 - 0.1 * 0.0512)),
+    (-3.0, 0.05 * (1 - 0.2 * 0.0512)),
+  ],
+)
+def test_adaptive_coefficient(found, expected):
+  for run in (kl.adapt_coefficient, jax.jit(kl.adapt_coefficient)):
+    got = run(jnp.float32(0.05), jnp.float32(found), 512, target=6.0)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)

@@ -112,3 +112,13 @@ def test_decode_mask_is_the_row_of_the_full_mask():
   full = masking.attention_mask(index, index, valid, 2)
   one = masking.attention_mask(jnp.array([2]), index, valid, 2)
   np.testing.assert_array_equal(one[:, 0], full[:, 2])
+
+
+def test_has_end():
+  tokens = jnp.array([[5, 2, 0], [5, 6, 7], [3, 0, 0], [5, 2, 2], [0, 0, 0]])
+  mask = jnp.array(
+    [[1, 1, 0], [1, 1, 1], [1, 0, 0], [1, 0, 0], [0, 0, 0]], bool
+  )
+  got = masking.has_end(tokens, mask, (2, 3))
+  np.testing.assert_array_equal(got, [True, False, True, False, False])
+  assert not masking.has_end(tokens, mask, ()).any()

@@ -5,7 +5,7 @@ import pytest
 
 from rlaif_jax import models
 from rlaif_jax.data.tokenizer import load_tokenizer
-from rlaif_jax.labeler import Labeler
+from rlaif_jax.labeler.in_mesh import InMeshLabeler
 from rlaif_jax.models import locate
 
 
@@ -30,6 +30,6 @@ def labeler():
   # As initialised, every label would be as likely whatever the text.
   params['embed'] = jax.tree.map(lambda x: 4.0 * x, params['embed'])
   params['layers'] = jax.tree.map(lambda x: 2.0 * x, params['layers'])
-  return Labeler(
+  return InMeshLabeler(
     model, params, tokenizer, max_tokens=256, batch_size=8, buckets=(128, 256)
   )

@@ -10,7 +10,7 @@ import jax
 
 from rlaif_jax import models, sharding
 from rlaif_jax.data.tokenizer import load_tokenizer
-from rlaif_jax.labeler import Labeler
+from rlaif_jax.labeler.in_mesh import InMeshLabeler
 from rlaif_jax.models import locate
 
 
@@ -39,7 +39,7 @@ def main(port: str, count: int, index: int):
       model.param_axes(), model.abstract_params(), mesh
     )
     params = jax.jit(model.init, out_shardings=where)(jax.random.key(0))
-    labeler = Labeler(model, params, tokenizer, batch_size=4)
+    labeler = InMeshLabeler(model, params, tokenizer, batch_size=4)
     texts = ['a cat ' * size + '=' for size in (5, 1, 9, 3, 7, 2, 8)]
     scores = labeler.score_texts(texts, ('1', '2'))
   print(json.dumps(scores.tolist()))

@@ -193,7 +193,7 @@ def test_lengths_over_the_context(config_of, tmp_path, one_device, stage):
     ('label', 'labeler.prompt', 'summary', ["'summary'", 'summary_base']),
     ('label', 'source', 'ai', ["source='ai'", 'labeler']),
     ('rl', 'reward.name', 'rm', ["reward.name='rm'", 'reward_model']),
-    ('rl', 'algorithm', 'ppo', ["'ppo'", 'reinforce']),
+    ('rl', 'algorithm', 'a2c', ["'a2c'", 'reinforce']),
     (
       'rl', 'algorithm_config', {'betta': 0.1},
       ['config.algorithm_config.betta is unknown', 'did you mean beta?'],

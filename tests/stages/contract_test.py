@@ -9,7 +9,8 @@ import re
 import pytest
 from ml_collections import ConfigDict
 
-from rlaif_jax import stages
+from rlaif_jax import algorithms, stages
+from rlaif_jax.stages import rl
 
 _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 
@@ -30,15 +31,40 @@ ARGUMENTS = {
     'preamble=base,optimizer=adam,rate=1e-3,sft_epochs=2,reward_epochs=1,'
     'rl_epochs=1,pairs_size=64,ai_pairs=32,eval_size=16',
   ),
+  'preference': (
+    '',
+    'smoke',
+    'loss=dpo_tldr',
+    'loss=cdpo',
+    'loss=ipo',
+    'loss=simpo',
+    'loss=kto',
+    'loss=orpo',
+    'loss=cpl,smoke',
+  ),
   'reward': ('', 'smoke'),
-  'rl': ('', 'smoke', 'direct'),
+  'rl': (
+    '',
+    'smoke',
+    'direct',
+    'algorithm=ppo',
+    'algorithm=rloo',
+    'algorithm=grpo',
+    'algorithm=dr_grpo',
+    'algorithm=dapo',
+    'algorithm=gspo',
+    'algorithm=reinforce_pp',
+    'algorithm=ppo,smoke',
+    'algorithm=dapo,smoke',
+  ),
   'rlaif': ('', 'smoke', 'seeds', 'seeds,smoke'),
   'sft': ('', 'smoke'),
   'tiny_labelers': ('', 'size=xs', 'size=s', 'size=l', 'size=l,smoke'),
 }
 # Blocks whose keys are the user's to choose.
 FREE = {
-  'algorithm_config', 'architecture', 'evals', 'labels', 'mix', 'options',
+  'algorithm_config', 'architecture', 'evals', 'labels', 'loss_options', 'mix',
+  'options',
   'policies', 'reward_models', 'sharding_rules',
 }  # fmt: skip
 
@@ -155,6 +181,19 @@ def test_pipelines_name_steps_before_them(config_module, name):
     config = config_module(name).get_config(arg)
     if config.stage == 'pipeline':
       stages.load('pipeline').check_steps(config)
+
+
+def test_every_algorithm_has_a_config(config_module):
+  """And what the stage asks of batch and options fits together."""
+  module = config_module('rl')
+  files = {file for file, _, _ in module.METHODS.values()}
+  assert files == set(algorithms.names())
+  for name in module.METHODS:
+    for extra in ('', ',smoke'):
+      config = module.get_config(f'algorithm={name}{extra}')
+      rl.make_options(config)
+  with pytest.raises(ValueError, match="'rlo' is unknown; .*rloo"):
+    module.get_config('algorithm=rlo')
 
 
 def test_paper_settings(config_module):

@@ -11,7 +11,7 @@ import pytest
 from rlaif_jax.data import records
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.labeler import preference, prompts
-from rlaif_jax.stages import label
+from rlaif_jax.stages import _pairs, label
 
 NAME = 'labels/preferences.jsonl'
 
@@ -242,9 +242,9 @@ def test_restart_ends_byte_identical(
   asked = []
   pairs_of = preference.label_pairs
 
-  def label_pairs(labeler, prompt, pairs):
+  def label_pairs(labeler, prompt, pairs, **options):
     asked.extend(name for name, *_ in pairs)
-    return pairs_of(labeler, prompt, pairs)
+    return pairs_of(labeler, prompt, pairs, **options)
 
   monkeypatch.setattr(preference, 'label_pairs', label_pairs)
   label.run(whole[0], tmp_path)
@@ -285,7 +285,7 @@ def test_identical_samples_are_skipped_and_counted(
   tiny_model, tmp_path, one_device, monkeypatch, num_lines
 ):
   """Also after a restart: rows 0, 3, 6 and 9 of the twelve have no label."""
-  monkeypatch.setattr(label, 'make_sampler', fake_sampler)
+  monkeypatch.setattr(_pairs, 'make_sampler', fake_sampler)
   config = make_config(tiny_model, source='human')
   label.run(config, tmp_path / 'whole')
   rows = records.read(tmp_path / 'whole' / NAME)
@@ -314,9 +314,9 @@ def test_identical_dataset_pair_is_named():
   ]
   s = types.SimpleNamespace(config=config)
   with pytest.raises(ValueError, match=r'posts.jsonl: row r2: .* identical'):
-    label.make_pairs(s, rows)
+    _pairs.make_pairs(s, rows)
   with pytest.raises(ValueError, match=r'posts.jsonl: row r3 has no pair'):
-    label.make_pairs(s, [rows[0], Example('r3', 'p')])
+    _pairs.make_pairs(s, [rows[0], Example('r3', 'p')])
 
 
 def test_pairs_too_long_for_the_labeler_are_skipped(

@@ -44,6 +44,26 @@ def commands(tiny_model, tiny_reward_model):
       f'--config.reward.path={tiny_reward_model}',
       '--config.reward_scaling=running',
     ),
+    'preference': (
+      '--config=configs/preference.py:smoke', *training, rate, policy,
+      '--config.eval_every=10', '--config.max_prompt=80',
+    ),
+    # Shuffled parts of each batch, a KL coefficient that moves.
+    'ppo': (
+      '--config=configs/rl.py:algorithm=ppo,smoke', *training, rate, policy,
+      '--config.reward.name=reward_model',
+      f'--config.reward.path={tiny_reward_model}',
+      '--config.algorithm_config.inner_epochs=2',
+      '--config.algorithm_config.num_minibatches=2',
+      '--config.algorithm_config.kl_target=0.1',
+      '--config.algorithm_config.kl_horizon=100.0',
+    ),
+    # No value model, groups of samples.
+    'grpo': (
+      '--config=configs/rl.py:algorithm=grpo,smoke', *training, rate, policy,
+      '--config.reward.name=reward_model',
+      f'--config.reward.path={tiny_reward_model}',
+    ),
     'direct': (
       '--config=configs/rl.py:smoke', *training, rate, policy,
       f'--config.reward.path={tiny_model}',
@@ -135,7 +155,7 @@ def kill_and_resume(start, args, workdir, kills):
   return finish(start(args, workdir))
 
 
-@pytest.mark.parametrize('stage', ['sft', 'rl'])
+@pytest.mark.parametrize('stage', ['sft', 'rl', 'ppo'])
 def test_killed_run_is_bit_identical(commands, start, tmp_path, stage):
   args = commands[stage]
   finish(start(args, tmp_path / 'whole'))
@@ -144,7 +164,9 @@ def test_killed_run_is_bit_identical(commands, start, tmp_path, stage):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('stage', ['sft', 'reward', 'rl', 'direct'])
+@pytest.mark.parametrize(
+  'stage', ['sft', 'reward', 'preference', 'rl', 'ppo', 'grpo', 'direct']
+)
 def test_killed_again_and_again(commands, start, tmp_path, stage):
   args = commands[stage]
   whole = tmp_path / 'whole'

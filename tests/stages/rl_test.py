@@ -15,7 +15,7 @@ from rlaif_jax.data.tokenizer import load_tokenizer
 from rlaif_jax.inference import decode, score
 from rlaif_jax.inference.sampling import SamplingConfig
 from rlaif_jax.models import heads, hf, locate
-from rlaif_jax.stages import common, rl
+from rlaif_jax.stages import _rl_update, common, rl
 from rlaif_jax.training.metrics import read_metrics
 
 B, P, R = 8, 6, 5
@@ -274,14 +274,16 @@ def test_response_values_line_up_with_tokens(world, base):
 
 
 def test_running_reward_scaling():
-  stats = rl.RunningStats.zero()
+  stats = _rl_update.RunningStats.zero()
   scores = jnp.array([1.0, 3.0, 5.0, 7.0])
-  scaled, stats = rl.scale_rewards('running', scores, stats)
+  scaled, stats = _rl_update.scale_rewards('running', scores, stats)
   np.testing.assert_allclose(scaled, scores / np.std(scores), rtol=1e-6)
-  _, stats = rl.scale_rewards('running', -scores, stats)
+  _, stats = _rl_update.scale_rewards('running', -scores, stats)
   everything = np.concatenate([scores, -scores])
   np.testing.assert_allclose(stats.std(), everything.std(), rtol=1e-6)
-  unscaled, same = rl.scale_rewards('none', scores, rl.RunningStats.zero())
+  unscaled, same = _rl_update.scale_rewards(
+    'none', scores, _rl_update.RunningStats.zero()
+  )
   np.testing.assert_array_equal(unscaled, scores)
   np.testing.assert_allclose(same.std(), np.std(scores), rtol=1e-6)
 

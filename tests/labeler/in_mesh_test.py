@@ -15,7 +15,7 @@ import pytest
 from rlaif_jax import sharding
 from rlaif_jax.inference import packing, score
 from rlaif_jax.labeler import Counters, prompts
-from rlaif_jax.labeler import Labeler as LabelerClass
+from rlaif_jax.labeler.in_mesh import InMeshLabeler
 
 SCORES = tuple(map(str, range(1, 11)))
 
@@ -192,7 +192,7 @@ def test_a_prompt_that_is_too_long_is_named(labeler):
 
 
 def test_limit_and_default_lengths(labeler):
-  free = LabelerClass(labeler.model, labeler.params, labeler.tokenizer)
+  free = InMeshLabeler(labeler.model, labeler.params, labeler.tokenizer)
   assert free.limit == 504  # the model's 512, less room for a label
   assert (free._lengths()[0], free._lengths()[-1]) == (32, 504)
   assert labeler._lengths() == (128, 256)
