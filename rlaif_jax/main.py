@@ -9,6 +9,8 @@ import pathlib
 import re
 import sys
 import traceback
+from collections.abc import Mapping
+from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -18,7 +20,10 @@ _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder for everything the run writes; it resumes from it.'
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-  'distributed', False, 'Several processes: call jax.distributed.initialize().'
+  'distributed',
+  None,
+  'Several processes: call jax.distributed.initialize(). By default only where '
+  'the environment names them: JAX_NUM_PROCESSES, or a Slurm step of several.',
 )
 
 # What a person can mend: bad input, bad config, a workdir in use. Anything
@@ -51,13 +56,44 @@ def _start_jax() -> None:
   """Distributed start-up and compile cache, before the first use of jax."""
   import jax
 
-  if _DISTRIBUTED.value:
-    jax.distributed.initialize()
+  options = distributed_options(_DISTRIBUTED.value, os.environ)
+  if options is not None:
+    jax.distributed.initialize(**options)
   cache = os.environ.get('JAX_COMPILATION_CACHE_DIR') or str(
     pathlib.Path.home() / '.cache' / 'rlaif_jax' / 'xla'
   )
   jax.config.update('jax_compilation_cache_dir', cache)
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def distributed_options(
+  wanted: bool | None, environ: Mapping[str, str]
+) -> dict[str, Any] | None:
+  """Arguments of jax.distributed.initialize(); None: one process alone.
+
+  JAX_NUM_PROCESSES and JAX_PROCESS_ID come with JAX_COORDINATOR_ADDRESS, which
+  jax reads itself. Without them jax asks Slurm, OpenMPI, GKE or the TPU.
+
+  Raises:
+    ValueError: one of the two is missing or no number.
+  """
+  if wanted is False:
+    return None
+  if 'JAX_NUM_PROCESSES' in environ:
+    found = []
+    for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'):
+      value = environ.get(name, '')
+      if not value.isdecimal():
+        raise ValueError(f'{name}={value!r} in the environment is no number')
+      found.append(int(value))
+    return dict(
+      num_processes=found[0],
+      process_id=found[1],
+      cluster_detection_method='deactivate',
+    )
+  # Not SLURM_NTASKS: an interactive allocation sets it for a lone process too.
+  tasks = environ.get('SLURM_STEP_NUM_TASKS', '1')
+  return {} if wanted or int(tasks) > 1 else None
 
 
 def _parse(argv):
@@ -107,7 +143,11 @@ def explain(error: BaseException) -> str:
 def _main(argv) -> None:
   del argv
   logging.set_verbosity(logging.WARNING)
-  _start_jax()
+  try:
+    _start_jax()
+  except (ValueError, RuntimeError) as error:
+    print(f'error: cannot start jax: {explain(error)}', file=sys.stderr)
+    sys.exit(1)
   from rlaif_jax import stages
 
   try:
