@@ -24,6 +24,8 @@ from rlaif_jax.data.datasets import load_dataset
 
 FOLDER = pathlib.Path(__file__).parent / 'tokenizer'
 PROMPTS = pathlib.Path(__file__).parents[1] / 'labeler' / 'prompts'
+# Endings of the names of the prompts whose words become tokens.
+PLAIN = ('base', 'detailed', 'score')
 SPECIALS = ('<pad>', '<s>', '</s>')
 VOCAB_SIZE = 1024
 FIRST_MERGES = 64
@@ -82,9 +84,18 @@ def texts() -> list[str]:
 
 
 def prompt_texts(folder: pathlib.Path = PROMPTS) -> list[str]:
-  """Returns the string constants of a folder's prompts, without {fields}."""
+  """Returns the string constants of a folder's prompts, without {fields}.
+
+  Only of plain prompts: the room for words would not hold those of all, and
+  the labelers that ship have learned with these.
+  """
   result = []
-  for file in sorted(folder.glob('[!_]*.py')):
+  files = [
+    file
+    for file in sorted(folder.glob('[!_]*.py'))
+    if file.stem.rpartition('_')[2] in PLAIN
+  ]
+  for file in files:
     tree = ast.parse(file.read_text(encoding='utf-8'))
     docstrings = {
       id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -13,16 +14,33 @@ FIELDS = {'summarization': 'text', 'helpful': 'context', 'harmless': 'context'}
 each_prompt = pytest.mark.parametrize('name', NAMES)
 
 
+WORDS = {
+  'base': 25,
+  'detailed': 110,
+  'score': 30,
+  'yes_no': 30,
+  'rubric': 35,
+  'constitution': 35,
+}
+
+
 def test_what_ships():
-  kinds = {'base': 25, 'detailed': 110, 'score': 30}
-  tasks = {'summary': 'summarization', 'helpful': 'helpful'}
-  assert len(NAMES) == 9
+  tasks = {'summary': 'summarization'}
   for name in NAMES:
-    task, kind = name.split('_')
+    task, _, kind = name.partition('_')
     prompt = prompts.load_prompt(name)
-    assert len(prompt.preamble.split()) <= kinds[kind]
+    form = kind.removesuffix('_cot')
+    assert len(prompt.preamble.split()) <= WORDS[form], name
     assert prompt.task == tasks.get(task, task)
-    assert prompt.kind == ('score' if kind == 'score' else 'pairwise')
+    single = {'score': 'score', 'rubric': 'score', 'yes_no': 'yes_no'}
+    assert prompt.kind == single.get(form, 'pairwise')
+    assert (prompt.chain_of_thought is not None) == kind.endswith('_cot')
+    assert bool(prompt.criteria) == (form in ('rubric', 'constitution'))
+  assert {
+    f'{t}_{v}'
+    for t in ('summary', 'helpful', 'harmless')
+    for v in ('base', 'base_cot', 'detailed', 'detailed_cot', 'score', 'yes_no')
+  } <= set(NAMES)
 
 
 @each_prompt
@@ -32,9 +50,14 @@ def test_contract(name):
   field = FIELDS[prompt.task]
   assert prompt.field_names == (field,)
   responses = ('first answer', 'second answer')[: prompt.num_responses]
-  text = template.render(prompt, {field: 'the source'}, responses)
-  assert text.startswith(prompt.preamble)
-  assert text.endswith('\n\n' + prompt.ending)
+  text = template.render(
+    prompt, {field: 'the source'}, responses, criterion='a criterion'
+  )
+  assert text.startswith(prompt.preamble.replace('{criterion}', 'a criterion'))
+  asked = prompt.chain_of_thought or prompt.ending
+  assert text.endswith('\n\n' + asked)
+  full = template.with_rationale(prompt, text, 'because')
+  assert full == f'{text} because\n\n{prompt.ending}'
   # The boundary of the label needs no space.
   assert prompt.ending == prompt.ending.strip()
   for part in ('the source', *responses):
@@ -47,15 +70,17 @@ def test_labels_and_direction(name):
   prompt = prompts.load_prompt(name)
   if prompt.kind == 'score':
     assert prompt.labels == tuple(map(str, range(1, 11)))
-    assert prompt.prefers == 'better'
+  elif prompt.kind == 'yes_no':
+    assert prompt.labels == ('No', 'Yes')
   else:
     assert prompt.labels == ('1', '2')
-    worse = 'more harmful' in prompt.preamble
-    assert (prompt.prefers == 'worse') == worse == (prompt.task == 'harmless')
+  worse = 'more harmful' in prompt.preamble
+  pair_of_harm = prompt.task == 'harmless' and prompt.kind == 'pairwise'
+  assert (prompt.prefers == 'worse') == worse == pair_of_harm
 
 
 def test_unknown_name_lists_what_exists():
-  with pytest.raises(FileNotFoundError, match='summary_base, summary_detailed'):
+  with pytest.raises(FileNotFoundError, match='summary_base, summary_base_cot'):
     prompts.load_prompt('summary_bse')
   with pytest.raises(FileNotFoundError, match='no labeling prompt'):
     prompts.load_prompt('missing.json')
@@ -141,3 +166,71 @@ def test_json_that_is_none(tmp_path):
   path.write_text('[]')
   with pytest.raises(ValueError, match='expected an object'):
     prompts.load_prompt(str(path))
+
+
+# -- exemplars ----------------------------------------------------------------
+
+TASKS = ('summary', 'helpful', 'harmless')
+
+
+@pytest.mark.parametrize('task', TASKS)
+@pytest.mark.parametrize('variant', prompts.VARIANTS)
+def test_variants_of_the_paper(task, variant):
+  prompt = prompts.load_prompt(f'{task}_{variant}')
+  assert prompt.name == f'{task}_{variant}'
+  shots = re.search(r'_(\d)shot', variant)
+  assert len(prompt.exemplars) == (int(shots[1]) if shots else 0)
+  field = FIELDS[prompt.task]
+  text = template.render(prompt, {field: 'the source'}, ('one', 'two'))
+  assert text.count('> Example >') == len(prompt.exemplars)
+  for exemplar in prompt.exemplars:
+    assert f'{prompt.ending}{exemplar.label}' in text
+    thinks = prompt.chain_of_thought is not None
+    assert (exemplar.rationale in text) == thinks
+
+
+@pytest.mark.parametrize('task', prompts.TASKS)
+def test_exemplars_favour_neither_place_nor_length(task):
+  rows = json.loads((prompts._EXEMPLARS / f'{task}.json').read_text())
+  assert [r['better'] for r in rows].count(1) == len(rows) / 2 == 4
+  longer = [
+    (len(r['responses'][0]) > len(r['responses'][1])) == (r['better'] == 1)
+    for r in rows
+  ]
+  assert 3 <= sum(longer) <= 5
+  assert not any('Preferred' in json.dumps(r) for r in rows)
+
+
+def test_exemplars_of_harm_name_the_worse_one():
+  better = prompts.load_prompt('helpful_base_1shot').exemplars[0]
+  worse = prompts.load_prompt('harmless_base_1shot').exemplars[0]
+  assert 'scrape' in better.responses[0]  # the better one
+  assert better.label == '1'
+  assert 'finger' in worse.responses[0]  # the worse one
+  assert worse.label == '1'
+
+
+def test_exemplars_of_the_user(tmp_path):
+  rows = [
+    {'fields': {'context': 'q'}, 'responses': ['a', 'b'], 'better': 2},
+    {'fields': {'context': 'r'}, 'responses': ['c', 'd'], 'better': 1},
+  ]
+  file = tmp_path / 'mine_exemplars.json'
+  file.write_text(json.dumps(rows))
+  own = write(tmp_path, exemplars=None)
+  prompt = prompts.load_prompt(own.replace('.json', '_2shot.json'), str(file))
+  assert prompt.exemplars == (
+    Exemplar({'context': 'q'}, ('a', 'b'), 'B'),
+    Exemplar({'context': 'r'}, ('c', 'd'), 'A'),
+  )
+  with pytest.raises(ValueError, match='needs a list of 3 exemplars'):
+    prompts.load_prompt('helpful_base_3shot', str(file))
+  with pytest.raises(ValueError, match='lacks the rationale'):
+    prompts.load_prompt('helpful_base_cot_1shot', str(file))
+  with pytest.raises(ValueError, match='exemplars are pairs'):
+    prompts.load_prompt('helpful_score_1shot')
+  file.write_text(json.dumps([{**rows[0], 'better': 3}]))
+  with pytest.raises(ValueError, match='exemplar 0: should be an object with'):
+    prompts.load_prompt('helpful_base_1shot', str(file))
+  with pytest.raises(FileNotFoundError, match='no such file of exemplars'):
+    prompts.load_prompt('helpful_base_1shot', 'nowhere.json')

@@ -135,6 +135,7 @@ def test_a_vocabulary_too_small_is_refused():
 
 
 def test_prompt_texts_reads_strings_but_no_docstrings(tmp_path):
-  (tmp_path / 'one.py').write_text("'''Doc.'''\nX = ('Text - ' 'a', 3)\n")
+  (tmp_path / 'one_base.py').write_text("'''Doc.'''\nX = ('Text - ' 'a', 3)\n")
   (tmp_path / '__init__.py').write_text("Y = 'hidden'\n")
+  (tmp_path / 'one_base_cot.py').write_text("Z = 'no room'\n")
   assert build_tokenizer.prompt_texts(tmp_path) == ['Text - a']
