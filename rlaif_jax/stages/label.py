@@ -250,7 +250,7 @@ def summarise(
   result: dict[str, float] = {
     'pairs': len(rows),
     'cut': sum(bool(r.meta.get('cut')) for r in rows),
-    'fewer_exemplars': sum(bool(r.meta.get('fewer_exemplars')) for r in rows),
+    'fewer_exemplars': sum('fewer_exemplars' in r.meta for r in rows),
   }
   result |= alignment.length_bias(
     np.array([r.p_first for r in rows]), [r.pair for r in rows]
