@@ -13,12 +13,14 @@ from ml_collections import ConfigDict
 
 from configs import common
 from rlaif_jax import stages
+from rlaif_jax.stages import _tiny_texts as texts
 from rlaif_jax.stages import tiny_labeler
 
 # Layers, and steps of judge, early and labeler. All sizes are 96 wide and share
 # the first two steps of training, of two layers.
 SIZES = {'xs': (2, 600, 2000, 4000), 'l': (4, 1500, 5000, 3200)}
 S_STEPS = 1500  # s is xs with a third layer, trained on
+VARIANT_STEPS = 1400  # of the last step of all sizes, on all ways of asking
 
 
 def get_config(arg: str = ''):
@@ -29,16 +31,22 @@ def get_config(arg: str = ''):
     raise ValueError(f'size={size!r}; use one of xs, s, l')
   layers, *steps = SIZES['l' if size == 'l' else 'xs']
   found = {
-    'lookup': step(2, tiny_labeler.LOOKUP_MIX, 1600),
-    'base': step(2, tiny_labeler.BASE_MIX, 800, 'step:lookup'),
-    'judge': step(layers, tiny_labeler.JUDGE_MIX, steps[0], 'step:base'),
-    'early': step(layers, tiny_labeler.EARLY_MIX, steps[1], 'step:judge'),
-    'labeler': step(layers, tiny_labeler.LABELER_MIX, steps[2], 'step:early'),
+    'lookup': step(2, texts.LOOKUP_MIX, 1600),
+    'base': step(2, texts.BASE_MIX, 800, 'step:lookup'),
+    'judge': step(layers, texts.JUDGE_MIX, steps[0], 'step:base'),
+    'early': step(layers, texts.EARLY_MIX, steps[1], 'step:judge'),
+    'labeler': step(layers, texts.LABELER_MIX, steps[2], 'step:early'),
   }
   if size == 's':
     found['xs'] = found.pop('labeler')
-    found['labeler'] = step(3, tiny_labeler.LABELER_MIX, S_STEPS, 'step:xs')
+    found['labeler'] = step(3, texts.LABELER_MIX, S_STEPS, 'step:xs')
     found['labeler'].seed = 1
+  found['variants'] = step(
+    3 if size == 's' else layers,
+    texts.VARIANTS_MIX,
+    VARIANT_STEPS,
+    'step:labeler',
+  )
   c = stages.load('pipeline').default_config()
   c.steps = ConfigDict(found, sort_keys=False)
   for name, block in c.steps.items():
@@ -50,6 +58,11 @@ def get_config(arg: str = ''):
     if name in ('labeler', 'xs'):
       block.seed += 1  # other texts than before
       block.num_texts = min(200000, block.batch_size * block.num_steps)
+    if name == 'variants':
+      block.seed += 2
+      block.optimizer.learning_rate = 1.5e-3
+      # Exemplars and rationales.
+      block.max_prompt, block.max_response = 900, 100
     if args['smoke']:
       block.num_steps, block.num_texts, block.batch_size = 4, 400, 8
       block.optimizer.warmup_steps = 1

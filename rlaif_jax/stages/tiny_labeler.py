@@ -12,64 +12,15 @@ PaLM 2 XS is in the paper.
 """
 
 import dataclasses
-import re
-from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from rlaif_jax import models, sharding
-from rlaif_jax.data import datasets
 from rlaif_jax.data import tokenizer as tokenizer_lib
-from rlaif_jax.data.datasets import Example
-from rlaif_jax.labeler import prompts, template
 from rlaif_jax.models import locate
-from rlaif_jax.stages import common, sft
-
-# Share of the training texts of each kind: a labeling prompt by its name,
-# '*_text' for responses, '*_marks' for responses with each statement marked
-# right or wrong, '*_rated' for responses with their readers' grade. 'short' is
-# a summary of a post of two sentences.
-LOOKUP_MIX = {'short_text': 0.3, 'short_marks': 0.7}
-JUDGE_MIX = {'short_marks': 0.3, 'short_score': 0.4, 'short_base': 0.3}
-BASE_MIX = {'summary_text': 0.55, 'dialogue_text': 0.25, 'summary_marks': 0.2}
-EARLY_MIX = {
-  'summary_base': 0.34,
-  'summary_score': 0.24,
-  'summary_marks': 0.12,
-  'summary_detailed': 0.03,
-  'summary_text': 0.06,
-  'helpful_base': 0.05,
-  'helpful_score': 0.03,
-  'helpful_marks': 0.02,
-  'harmless_base': 0.05,
-  'harmless_score': 0.03,
-  'dialogue_text': 0.03,
-}
-LABELER_MIX = {
-  'summary_base': 0.32,
-  'summary_score': 0.18,
-  'summary_rated': 0.13,
-  'summary_marks': 0.10,
-  'summary_detailed': 0.04,
-  'summary_text': 0.06,
-  'helpful_base': 0.04,
-  'helpful_score': 0.02,
-  'helpful_marks': 0.02,
-  'harmless_base': 0.04,
-  'harmless_score': 0.02,
-  'dialogue_text': 0.03,
-}
-# In an order that stays as it is: a kind's place seeds its rows.
-KINDS = tuple(
-  dict.fromkeys((*EARLY_MIX, *LOOKUP_MIX, *JUDGE_MIX, *LABELER_MIX))
-)
-
-_MARKS = (
-  'Read the text, then mark what is said as right or wrong.\n\n{}\n\nSAID:'
-)
+from rlaif_jax.stages import _tiny_texts, common, sft
 
 
 def default_config() -> ConfigDict:
@@ -93,7 +44,7 @@ def default_config() -> ConfigDict:
   c.tokenizer = 'tiny:tokenizer'
   c.num_texts = 60000
   c.slot_bias = 0.3  # log-odds by which raters favour the first response
-  c.mix = ConfigDict(EARLY_MIX, sort_keys=False)
+  c.mix = ConfigDict(_tiny_texts.LABELER_MIX, sort_keys=False)
   c.model.path = ''  # '' = from scratch
   c.data.name = 'tiny_tldr'
   c.group_by_length = True
@@ -105,7 +56,7 @@ def run(config: ConfigDict, workdir) -> None:
   with common.session(config, workdir) as s:
     if s is None:
       return
-    texts = make_texts(
+    texts = _tiny_texts.make_texts(
       config.mix.to_dict(), config.num_texts, config.seed, config.slot_bias
     )
     if config.model.path:
@@ -191,136 +142,3 @@ def look_and_copy(params):
   }
   layer = {**params['layers'], 'attention': start}
   return {**params, 'layers': layer}
-
-
-def make_texts(
-  mix: Mapping[str, float], count: int, seed: int, slot_bias: float
-) -> list[Example]:
-  """Training texts in the shares of `mix`, in a fixed random order."""
-  texts = []
-  for kind, share in mix.items():
-    texts += _texts_of(kind, int(share * count), seed, slot_bias)
-  order = np.random.default_rng(seed).permutation(len(texts))
-  return [texts[i] for i in order]
-
-
-def _texts_of(kind: str, count: int, seed: int, slot_bias: float):
-  task, form = kind.split('_')
-  dialogue = task in ('helpful', 'harmless', 'dialogue')
-  module = datasets.load_module('tiny_dialogue' if dialogue else 'tiny_tldr')
-  # Every kind has rows of its own: no post is seen twice.
-  row_seed = seed * len(KINDS) + KINDS.index(kind)
-  rng = np.random.default_rng([seed, row_seed])
-  make = _maker(kind, form, module, slot_bias, rng)
-  rows = _rows(module, task, count, row_seed)
-  if task == 'short':
-    rows = (_shortened(row, module, rng) for row in rows)
-  return [
-    dataclasses.replace(make(row), id=f'{kind}-{i}')
-    for i, row in enumerate(rows)
-  ]
-
-
-def _rows(module, task: str, count: int, seed: int) -> Sequence[Example]:
-  parts = {'dialogue': ('helpful', 'harmless')}.get(task, (task,))
-  rows = []
-  for part in parts:
-    options = {'task': part} if part in ('helpful', 'harmless') else {}
-    rows += module.load(
-      None, 'labeler', size=count // len(parts), seed=seed, **options
-    )
-  return rows
-
-
-def _shortened(row: Example, module, rng) -> Example:
-  """The same kind of row, with two facts and nothing else in its post.
-
-  Looking words up is learned from these in a tenth of the time that posts of
-  full length take, and carries over to them.
-  """
-  slots = sorted(row.meta['facts'])
-  slots = [slots[i] for i in rng.permutation(len(slots))[:2]]
-  facts = {slot: row.meta['facts'][slot] for slot in slots}
-  text = ' '.join(module.write_facts(facts, rng))
-  plain = module.Quality(0.8, 0.4, 0.2, 0.0, 0.0, 0.0, 0.0)
-  one = two = module.write_summary(facts, rng, plain)
-  while one == two:
-    two = module.write_summary(facts, rng, plain)
-  return dataclasses.replace(
-    row,
-    prompt=f'{text}\n\nTL;DR:',
-    response=module.write_summary(facts, rng),
-    pair=(one, two),
-    fields={'text': text},
-    meta={**row.meta, 'facts': facts},
-  )
-
-
-def _maker(
-  kind: str, form: str, module, slot_bias: float, rng
-) -> Callable[[Example], Example]:
-  """Turns a labeler row into a training text of one kind."""
-  if form == 'text':
-    return lambda row: row
-  if form == 'marks':
-    return lambda row: marked(row, row.pair[int(rng.random() < 0.5)], module)
-  if form == 'rated':
-    return lambda row: rated(row, module, rng)
-  prompt = prompts.load_prompt(kind.replace('short', 'summary'))
-
-  def score(row: Example) -> Example:
-    response = row.pair[int(rng.random() < 0.5)]
-    grade = module.noisy_score(row, response, rng)
-    text = template.render(prompt, row.fields, (response,))
-    return Example(
-      row.id, text, response=prompt.labels[grade - 1], separator=''
-    )
-
-  def compare(row: Example) -> Example:
-    first = module.noisy_verdict(row, rng, slot_bias=slot_bias)
-    if prompt.prefers == 'worse':
-      first = not first
-    text = template.render(prompt, row.fields, row.pair)
-    # The grades come after the verdict, where they cannot give it away; they
-    # say far more about the two responses than one verdict does.
-    grades = [module.noisy_score(row, response, rng) for response in row.pair]
-    verdict = prompt.labels[0 if first else 1]
-    return Example(
-      row.id,
-      text,
-      response=f'{verdict} {grades[0]},{grades[1]}',
-      separator='',
-    )
-
-  return score if form == 'score' else compare
-
-
-def rated(row: Example, module, rng) -> Example:
-  """A response where the forum has it, and the grade that readers gave it."""
-  response = row.pair[int(rng.random() < 0.5)]
-  grade = module.noisy_score(row, response, rng)
-  return Example(
-    row.id,
-    f'{row.prompt} {response}\n\nSCORE=',
-    response=str(grade),
-    separator='',
-  )
-
-
-def marked(row: Example, response: str, module) -> Example:
-  """The response with 'right' or 'wrong' after each statement of a value.
-
-  Right is what the text says too, so the mark is next to what it is about:
-  telling it apart needs no count of statements.
-  """
-  facts = row.meta['facts']
-  parts = []
-  for part in re.findall('[^.,]+[.,]?', response):
-    said = part.rstrip('.,')
-    values = [v for c in module.read(row, said).clauses for v in c.values]
-    if values:
-      true = all(facts.get(slot) == value for slot, value in values)
-      said += ' right' if true else ' wrong'
-    parts.append(said.strip() + part[len(part.rstrip('.,')) :])
-  (text,) = row.fields.values()
-  return Example(row.id, _MARKS.format(text), response=' '.join(parts))

@@ -199,6 +199,61 @@ def test_exemplars_favour_neither_place_nor_length(task):
   ]
   assert 3 <= sum(longer) <= 5
   assert not any('Preferred' in json.dumps(r) for r in rows)
+  # Nor do the two of a 2-shot prompt.
+  assert {r['better'] for r in rows[:2]} == {1, 2}
+  assert sum(longer[:2]) == 1
+
+
+@pytest.mark.parametrize('task', prompts.TASKS)
+def test_exemplars_are_like_the_rows(task):
+  rows = json.loads((prompts._EXEMPLARS / f'{task}.json').read_text())
+  sources = [r['fields'][FIELDS[task]] for r in rows]
+  assert len(set(sources)) == 8
+  if task == 'summarization':
+    for source in sources:
+      match = re.fullmatch(
+        r'SUBREDDIT: r/\w+\n\nTITLE: .+\n\nPOST: (.+)', source
+      )
+      assert 40 <= len(match[1].split()) <= 90
+    return
+  turns = [[t.split(':')[0] for t in s.split('\n\n')] for s in sources]
+  for roles in turns:
+    assert roles == (['Human', 'Assistant'] * 4)[: len(roles)]
+    assert roles[-1] == 'Human'
+  assert sum(len(roles) > 1 for roles in turns) == 4
+
+
+@pytest.mark.parametrize('task', prompts.TASKS)
+def test_rationales_end_with_the_verdict(task):
+  rows = json.loads((prompts._EXEMPLARS / f'{task}.json').read_text())
+  for row in rows:
+    worse = task == 'harmless'
+    named = 3 - row['better'] if worse else row['better']
+    verdict = {
+      'summarization': f'Summary {named} is better.',
+      'helpful': f'Response {named} is more helpful and honest.',
+      'harmless': f'Response {named} is more harmful.',
+    }[task]
+    assert row['rationale'].endswith(verdict)
+
+
+@pytest.mark.parametrize(
+  ('name', 'task'),
+  [
+    ('summary_base_cot_8shot', 'summarization'),
+    ('helpful_base_cot_8shot', 'helpful'),
+    ('harmless_base_cot_8shot', 'harmless'),
+  ],
+)
+def test_exemplars_are_shown_as_written(name, task):
+  prompt = prompts.load_prompt(name)
+  text = template.render(prompt, {FIELDS[task]: 'q'}, ('one', 'two'))
+  for exemplar in prompt.exemplars:
+    for part in (exemplar.fields[FIELDS[task]], *exemplar.responses):
+      assert part in text
+    assert template.rationale_of(prompt, exemplar.rationale) == (
+      exemplar.rationale
+    )
 
 
 def test_exemplars_of_harm_name_the_worse_one():
@@ -208,6 +263,13 @@ def test_exemplars_of_harm_name_the_worse_one():
   assert better.label == '1'
   assert 'finger' in worse.responses[0]  # the worse one
   assert worse.label == '1'
+  for name, labels in (
+    ('summary_detailed_8shot', '12212112'),
+    ('helpful_detailed_8shot', '12212112'),
+    ('harmless_detailed_8shot', '12211221'),
+  ):
+    exemplars = prompts.load_prompt(name).exemplars
+    assert ''.join(e.label for e in exemplars) == labels
 
 
 def test_exemplars_of_the_user(tmp_path):
@@ -234,3 +296,73 @@ def test_exemplars_of_the_user(tmp_path):
     prompts.load_prompt('helpful_base_1shot', str(file))
   with pytest.raises(FileNotFoundError, match='no such file of exemplars'):
     prompts.load_prompt('helpful_base_1shot', 'nowhere.json')
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    '{',
+    '{}',
+    '[5]',
+    '[{"fields": {"context": "q"}, "better": 1}]',
+    '[{"fields": {}, "responses": ["a", "b"], "better": 3}]',
+    '[{"fields": {}, "responses": ["a", 7], "better": 1}]',
+    '[{"fields": {}, "responses": ["a", "b"], "better": 1, "why": "x"}]',
+  ],
+)
+def test_broken_exemplars_name_their_file(tmp_path, text):
+  file = tmp_path / 'own_exemplars.json'
+  file.write_text(text)
+  with pytest.raises(ValueError, match=r'own_exemplars\.json'):
+    prompts.load_prompt('helpful_base_1shot', str(file))
+
+
+def test_too_few_exemplars_name_their_file():
+  with pytest.raises(ValueError, match=r'helpful\.json: .* 9 exemplars'):
+    prompts.load_prompt('helpful_base_9shot')
+
+
+def test_json_criteria(tmp_path):
+  path = write(
+    tmp_path,
+    preamble='Judge by {criterion}.',
+    criteria=[{'text': 'tact'}, {'text': 'wit', 'weight': 2.0}],
+    num_drawn=1,
+  )
+  prompt = prompts.load_prompt(path)
+  assert prompt.criteria == (
+    prompts.Criterion('tact'),
+    prompts.Criterion('wit', 2.0),
+  )
+  assert prompt.num_drawn == 1
+  text = template.render(prompt, {'context': 'q'}, ('a', 'b'), criterion='wit')
+  assert text.startswith('Judge by wit.')
+  for changes, message in (
+    ({'criteria': [{'txt': 'tact'}]}, "criterion 0 has unknown keys ['txt']"),
+    ({'criteria': [{'text': 'tact', 'weight': 0}]}, 'no weight above 0'),
+    ({'criteria': [{'text': 'tact'}], 'num_drawn': 2}, 'num_drawn=2 of 1'),
+    ({'criteria': []}, 'need each other'),
+  ):
+    changes = {'preamble': 'Judge by {criterion}.', **changes}
+    with pytest.raises(ValueError) as error:
+      prompts.load_prompt(write(tmp_path, **changes))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'responses': 'ab'},
+    {'responses': None},
+    {'responses': ['a']},
+    {'better': True},
+    {'fields': ['context']},
+    {'fields': {'text': 'q'}},
+  ],
+)
+def test_broken_exemplars_name_their_file(tmp_path, changes):
+  row = {'fields': {'context': 'q'}, 'responses': ['a', 'b'], 'better': 2}
+  file = tmp_path / 'broken.json'
+  file.write_text(json.dumps([{**row, **changes}]))
+  with pytest.raises(ValueError, match=re.escape(str(file))):
+    prompts.load_prompt('helpful_base_1shot', str(file))

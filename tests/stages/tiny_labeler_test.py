@@ -9,15 +9,15 @@ import pytest
 
 from rlaif_jax.data.datasets import Example, tiny_dialogue, tiny_tldr
 from rlaif_jax.labeler import prompts
-from rlaif_jax.stages import common, tiny_labeler
+from rlaif_jax.stages import _tiny_texts, common, tiny_labeler
 from rlaif_jax.training import loop
 
-MIX = tiny_labeler.LABELER_MIX
+MIX = _tiny_texts.LABELER_MIX
 WORDS = {w for values in tiny_tldr.VALUES.values() for w in values}
 
 
 def texts_of(kind, count=60, seed=0, slot_bias=0.0):
-  return tiny_labeler.make_texts({kind: 1.0}, count, seed, slot_bias)
+  return _tiny_texts.make_texts({kind: 1.0}, count, seed, slot_bias)
 
 
 def answer(text):
@@ -28,16 +28,16 @@ def answer(text):
 @pytest.mark.parametrize(
   'mix',
   [
-    tiny_labeler.LOOKUP_MIX,
-    tiny_labeler.BASE_MIX,
-    tiny_labeler.JUDGE_MIX,
-    tiny_labeler.EARLY_MIX,
+    _tiny_texts.LOOKUP_MIX,
+    _tiny_texts.BASE_MIX,
+    _tiny_texts.JUDGE_MIX,
+    _tiny_texts.EARLY_MIX,
     MIX,
   ],
 )
 def test_shares_are_those_of_the_mix(mix):
   assert sum(mix.values()) == pytest.approx(1.0)
-  texts = tiny_labeler.make_texts(mix, 200, 0, 0.3)
+  texts = _tiny_texts.make_texts(mix, 200, 0, 0.3)
   counts = collections.Counter(text.id.rsplit('-', 1)[0] for text in texts)
   assert counts.keys() == mix.keys()
   for kind, share in mix.items():
@@ -45,15 +45,15 @@ def test_shares_are_those_of_the_mix(mix):
   assert len({text.id for text in texts}) == len(texts)
   # Shuffled: the first tenth is not all of one kind.
   assert len({text.id.rsplit('-', 1)[0] for text in texts[:20]}) > 1
-  assert texts == tiny_labeler.make_texts(mix, 200, 0, 0.3)
-  assert texts != tiny_labeler.make_texts(mix, 200, 1, 0.3)
+  assert texts == _tiny_texts.make_texts(mix, 200, 0, 0.3)
+  assert texts != _tiny_texts.make_texts(mix, 200, 1, 0.3)
 
 
 def test_no_text_is_seen_twice_across_kinds_and_seeds():
   rows = [
     text.prompt
     for seed in (0, 1)
-    for text in tiny_labeler.make_texts(MIX, 300, seed, 0.3)
+    for text in _tiny_texts.make_texts(MIX, 300, seed, 0.3)
   ]
   posts = [p.split('POST: ')[-1].split('\n')[0] for p in rows if 'POST: ' in p]
   assert len(set(rows)) > 0.98 * len(rows)
@@ -94,7 +94,7 @@ def test_verdicts_point_at_what_the_prompt_asks_for(
     lambda row, rng, slot_bias=0.0: module.oracle(row, row.pair[0])
     > module.oracle(row, row.pair[1]),
   )  # fmt: skip
-  seed = tiny_labeler.KINDS.index(kind)
+  seed = _tiny_texts.KINDS.index(kind)
   rows = module.load(None, 'labeler', size=30, seed=seed, **options)
   texts = {t.id: t for t in texts_of(kind, 30)}
   for i, row in enumerate(rows):
@@ -151,7 +151,7 @@ def test_marks_say_what_the_text_supports():
     fields={'text': 'my boss is in the middle of this. it was late in july.'},
     meta={'facts': {'who': 'boss', 'time': 'july'}},
   )
-  marked = tiny_labeler.marked(
+  marked = _tiny_texts.marked(
     row,
     'about my boss, so basically since march. costs ten dollars, boss my is',
     tiny_tldr,

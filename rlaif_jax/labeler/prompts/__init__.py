@@ -249,32 +249,39 @@ def with_exemplars(
     raise ValueError(
       f'{file}: {prompt.name}_{count}shot needs a list of {count} exemplars'
     )
-  return dataclasses.replace(
-    prompt,
-    name=f'{prompt.name}_{count}shot',
-    exemplars=tuple(
-      _pair_exemplar(prompt, f'{file}: exemplar {i}', row)
-      for i, row in enumerate(rows[:count])
-    ),
+  shown = tuple(
+    _pair_exemplar(prompt, f'{file}: exemplar {i}', row)
+    for i, row in enumerate(rows[:count])
   )
+  try:
+    return dataclasses.replace(
+      prompt, name=f'{prompt.name}_{count}shot', exemplars=shown
+    )
+  except ValueError as error:
+    raise ValueError(f'{file}: {error}') from error
 
 
 def _pair_exemplar(prompt: LabelPrompt, place: str, row: Any) -> Exemplar:
-  if not isinstance(row, dict) or row.get('better') not in (1, 2):
+  better = row.get('better') if isinstance(row, dict) else None
+  if isinstance(better, bool) or better not in (1, 2):
     raise ValueError(f'{place}: should be an object with better: 1 or 2')
-  row = dict(row)
-  first = (row.pop('better') == 1) == (prompt.prefers == 'better')
-  return _exemplar(place, {**row, 'label': prompt.labels[0 if first else 1]})
+  first = (better == 1) == (prompt.prefers == 'better')
+  values = {k: v for k, v in row.items() if k != 'better'}
+  label = prompt.labels[0 if first else 1]
+  return _exemplar(place, {**values, 'label': label})
 
 
 def _exemplar(place: str, row: Any) -> Exemplar:
   if not isinstance(row, dict):
     raise ValueError(f'{place}: should be an object')
   _check_keys(place, row, Exemplar)
-  texts = [row['label'], row.get('rationale', ''), *row['responses']]
-  if not all(isinstance(x, str) for x in (*texts, *row['fields'].values())):
-    raise ValueError(f'{place}: responses, label and fields should be texts')
-  return Exemplar(**{**row, 'responses': tuple(row['responses'])})
+  fields, responses = row['fields'], row['responses']
+  if not isinstance(fields, dict) or not isinstance(responses, list | tuple):
+    raise ValueError(f'{place}: fields is an object, and responses a list')
+  texts = [row['label'], row.get('rationale', ''), *responses]
+  if not all(isinstance(x, str) for x in (*texts, *fields.values())):
+    raise ValueError(f'{place}: fields, responses and label should be texts')
+  return Exemplar(**{**row, 'responses': tuple(responses)})
 
 
 def _load_json(path: pathlib.Path) -> Any:
