@@ -139,7 +139,7 @@ def test_json_holds_every_shipped_prompt(tmp_path, name):
     ({'template': 7}, 'template must be a string'),
     ({'exemplars': [{'fields': {}}]}, 'exemplar 0 has unknown keys []'),
     (
-      {'exemplars': [{'fields': {}, 'responses': 'yz', 'label': 'B'}]},
+      {'exemplars': [{'fields': {}, 'responses': ['y', 'z'], 'label': 'B'}]},
       "exemplar 0 lacks the fields ['context']",
     ),
     (
