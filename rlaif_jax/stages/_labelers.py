@@ -38,7 +38,8 @@ def config() -> ConfigDict:
       path='',  # of the model; its name for the server with `endpoint.url`
       # rlaif_jax/labeler/prompts or a JSON path; '_2shot' shows two exemplars
       prompt='summary_detailed',
-      exemplars='',  # JSON file of them; '' = those of the task
+      # JSON file of them, or a folder of <task>.json; '' = what ships
+      exemplars='',
       max_tokens=4096,  # of a prompt; the post is cut at a line break to fit
       batch_size=64,
       dtype='float32',
@@ -69,9 +70,17 @@ def config() -> ConfigDict:
   )
 
 
+def load_prompt(block: ConfigDict) -> prompts.LabelPrompt:
+  """The prompt of a labeler block, with its exemplars."""
+  exemplars = block.exemplars
+  if exemplars.startswith('tiny:'):
+    exemplars = locate.resolve(exemplars)
+  return prompts.load_prompt(block.prompt, exemplars)
+
+
 def check(block: ConfigDict) -> None:
   """Raises for what can be known to be wrong before anything is loaded."""
-  prompt = prompts.load_prompt(block.prompt, block.exemplars)
+  prompt = load_prompt(block)
   preference.check(prompt, block.clamp)
   thinking(block, 0)
   combine.undecided([0.5], block.band)
@@ -168,11 +177,19 @@ class Verdict:
 class Panel:
   """The labelers of a block; one alone is a panel too."""
 
-  def __init__(self, block: ConfigDict, s: common.Session):
+  def __init__(
+    self,
+    block: ConfigDict,
+    s: common.Session,
+    labelers: Sequence[Labeler] | None = None,
+  ):
+    """Loads the labelers, unless they are given."""
     self._block = block
     self._thinking = thinking(block, s.config.seed)
-    self.prompt = prompts.load_prompt(block.prompt, block.exemplars)
-    self.labelers = [load(block, p, s) for p in (block.path, *block.panel)]
+    self.prompt = load_prompt(block)
+    self.labelers = labelers or [
+      load(block, path, s) for path in (block.path, *block.panel)
+    ]
     self.calibration = combine.Calibration()
 
   @property

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from rlaif_jax.data import datasets, records
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.evaluators import alignment, statistics
-from rlaif_jax.labeler import combine, prompts
+from rlaif_jax.labeler import combine
 from rlaif_jax.stages import _labelers, _pairs, common
 from rlaif_jax.training import progress
 from rlaif_jax.training import workdir as workdir_lib
@@ -86,7 +86,9 @@ def check(config: ConfigDict) -> None:
     _labelers.check(config.labeler)
 
 
-def label_all(s, examples, pairs, judge, path, panel=None) -> dict[str, float]:
+def label_all(
+  s, examples, pairs, judge, path, panel=None, title=''
+) -> dict[str, float]:
   """Labels what `path` does not hold yet; returns how fast that was.
 
   Rows are written in order, chunk by chunk, so all chunks before that of the
@@ -98,7 +100,7 @@ def label_all(s, examples, pairs, judge, path, panel=None) -> dict[str, float]:
   last = max((i for i, e in enumerate(examples) if e.id in done), default=0)
   new, start = 0, time.monotonic()
   tokens = panel.tokens if panel else 0
-  bar = progress.Progress(s.workdir.name, len(examples))
+  bar = progress.Progress(title or s.workdir.name, len(examples))
   for first in range(last - last % chunk, len(examples), chunk):
     rows = list(enumerate(examples[first : first + chunk], first))
     different = [e for e in pairs(rows) if e.pair[0] != e.pair[1]]
@@ -269,9 +271,7 @@ def summarise(
     result |= alignment.position_bias(
       np.array([r.logprobs_12 for r in judged]),
       np.array([r.logprobs_21 for r in judged]),
-      prompts.load_prompt(
-        config.labeler.prompt, config.labeler.exemplars
-      ).prefers,
+      _labelers.load_prompt(config.labeler).prefers,
     )
   if known:
     result |= alignment.alignment(

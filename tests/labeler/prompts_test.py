@@ -360,7 +360,7 @@ def test_json_criteria(tmp_path):
     {'fields': {'text': 'q'}},
   ],
 )
-def test_broken_exemplars_name_their_file(tmp_path, changes):
+def test_exemplars_of_wrong_types_name_their_file(tmp_path, changes):
   row = {'fields': {'context': 'q'}, 'responses': ['a', 'b'], 'better': 2}
   file = tmp_path / 'broken.json'
   file.write_text(json.dumps([{**row, **changes}]))

@@ -203,8 +203,8 @@ def load_prompt(name_or_path: str, exemplars: str = '') -> LabelPrompt:
       name defaults to the file's. With `_<n>shot` after it (before .json for a
       path), the first n exemplars of `exemplars` are shown.
     exemplars: a .json file of worked examples, each with `fields`, `responses`,
-      `better` (1 or 2) and, for chain of thought, `rationale`. '' are those of
-      the task that ship with the package.
+      `better` (1 or 2) and, for chain of thought, `rationale`; or a folder of
+      them, named by task. '' is the one that ships with the package.
 
   Raises:
     FileNotFoundError: no such name or file; the message lists the names.
@@ -241,7 +241,9 @@ def with_exemplars(
       f'labeling prompt {prompt.name!r}: exemplars are pairs, and this prompt '
       f'is {prompt.kind}; put exemplars of its own into its file'
     )
-  file = pathlib.Path(path or _EXEMPLARS / f'{prompt.task}.json')
+  file = pathlib.Path(path or _EXEMPLARS)
+  if file.is_dir():
+    file = file / f'{prompt.task}.json'
   if not file.is_file():
     raise FileNotFoundError(f'{file}: no such file of exemplars')
   rows = _load_json(file)
