@@ -204,3 +204,46 @@ def test_killed_while_labelling(commands, start, tmp_path):
     (tmp_path / name / LABELS).read_bytes() for name in ('whole', 'killed')
   ]
   assert texts[0] == texts[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ('name', 'file', 'prompt'),
+  [
+    (
+      'tldr',
+      'summarize-from-feedback/tldr_human_comparisons_valid.jsonl.gz',
+      'summary_base',
+    ),
+    (
+      'hh',
+      'tara-hh-rlhf/hh_harmless_single_turn_pairs.jsonl.gz',
+      'harmless_base_cot',
+    ),
+  ],
+)
+def test_killed_while_labelling_real_data(
+  start, shared_data, tmp_path, name, file, prompt
+):
+  """A real checkpoint on real pairs: every id that fits once, none twice."""
+  args = (
+    '--config=configs/label.py', f'--config.data.name={name}',
+    f'--config.data.path={shared_data / file}', '--config.data.split=all',
+    '--config.data.size=48', f'--config.labeler.prompt={prompt}',
+    f'--config.labeler.path={shared_data / "tinystories-656k"}',
+    '--config.labeler.max_tokens=480', '--config.labeler.batch_size=8',
+    '--config.labeler.rationale.max_tokens=16', '--config.chunk=8',
+  )  # fmt: skip
+  finish(start(args, tmp_path / 'whole'))
+  whole = records.read(tmp_path / 'whole' / LABELS)
+  summary = json.loads((tmp_path / 'whole' / 'summary.json').read_text())
+  assert len({r.id for r in whole}) == len(whole) > 30
+  assert len(whole) + summary['skipped'] == 48
+  rng = random.Random()
+  for lines in (1, 15, 25):
+    kill_within(
+      start(args, tmp_path / 'killed'), tmp_path / 'killed' / LABELS, lines, rng
+    )
+  finish(start(args, tmp_path / 'killed'))
+  texts = [(tmp_path / n / LABELS).read_bytes() for n in ('whole', 'killed')]
+  assert texts[0] == texts[1]
