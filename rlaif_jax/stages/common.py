@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import inspect
 import pathlib
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -148,21 +147,13 @@ def open_run(
   """
   new = not (pathlib.Path(workdir or '') / 'config.json').exists()
   path = workdir_lib.open_workdir(workdir, config.to_dict(), ignore=ignore)
+  workdir_lib.record_environment(path)
   try:
     yield path
   except Exception:
     if new and jax.process_index() == 0:
-      _leave_unmade(path)
+      workdir_lib.leave_unmade(path)
     raise
-
-
-def _leave_unmade(path: pathlib.Path) -> None:
-  files = {f for f in path.rglob('*') if f.is_file()}
-  if files <= {path / 'config.json', path / 'error.txt'}:
-    (path / 'config.json').unlink(missing_ok=True)
-    for child in path.iterdir():
-      if child.is_dir():
-        shutil.rmtree(child)
 
 
 def say(text: str) -> None:

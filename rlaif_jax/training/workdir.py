@@ -7,11 +7,19 @@ again means "go on", another one is refused. `summary.json` marks the end.
 import json
 import os
 import pathlib
+import platform
+import shlex
+import shutil
+import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 
+import rlaif_jax
+
+ENVIRONMENT = 'environment.json'
 _CONFIG = 'config.json'
 _SUMMARY = 'summary.json'
 _PROBE_BYTES = 1 << 20
@@ -82,6 +90,44 @@ def write_text_atomic(path: str | os.PathLike, text: str) -> None:
     part.replace(path)
   finally:
     part.unlink(missing_ok=True)
+
+
+def record_environment(workdir: str | os.PathLike) -> None:
+  """Writes `environment.json`: the command, versions and devices of a run.
+
+  Once, by process 0; a run that goes on keeps that of its beginning.
+  """
+  file = pathlib.Path(workdir) / ENVIRONMENT
+  if jax.process_index() or file.exists():
+    return
+  device = jax.devices()[0]
+  write_json_atomic(
+    file,
+    {
+      'command': shlex.join(sys.orig_argv),
+      'started': time.strftime('%Y-%m-%dT%H:%M:%S%z'),
+      'rlaif_jax': rlaif_jax.__version__,
+      'python': platform.python_version(),
+      'jax': jax.__version__,
+      'backend': device.platform,
+      'device': device.device_kind,
+      'devices': jax.device_count(),
+      'processes': jax.process_count(),
+    },
+  )
+
+
+def leave_unmade(workdir: str | os.PathLike) -> None:
+  """Removes what opening a workdir left, if nothing else was made there."""
+  path = pathlib.Path(workdir)
+  files = {f for f in path.rglob('*') if f.is_file()}
+  ours = {path / _CONFIG, path / ENVIRONMENT}
+  if files <= {*ours, path / 'error.txt'}:
+    for file in ours:
+      file.unlink(missing_ok=True)
+    for child in path.iterdir():
+      if child.is_dir():
+        shutil.rmtree(child)
 
 
 def finish(workdir: str | os.PathLike, summary: Mapping[str, Any]) -> None:

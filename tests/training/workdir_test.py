@@ -3,6 +3,7 @@ import json
 import os
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 
@@ -117,3 +118,15 @@ def test_broken_summary_is_a_clear_error(tmp_path, text):
   (tmp_path / 'summary.json').write_text(text)
   with pytest.raises(ValueError, match=r'summary\.json is damaged.*delete it'):
     workdir.finished(tmp_path)
+
+
+def test_environment_is_recorded_once(tmp_path):
+  workdir.record_environment(tmp_path)
+  file = tmp_path / workdir.ENVIRONMENT
+  found = json.loads(file.read_text())
+  assert found['jax'] == jax.__version__
+  assert found['devices'] == jax.device_count()
+  assert 'pytest' in found['command']
+  file.write_text('{}')
+  workdir.record_environment(tmp_path)
+  assert file.read_text() == '{}'
