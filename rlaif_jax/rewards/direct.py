@@ -2,7 +2,8 @@
 
 The finished text is put into a labeling prompt, the ten score strings are
 scored by log-probability, and s = sum_i i P(i) is mapped to [-1, 1]; a
-yes-or-no prompt gives its log-odds. No reward model is there to go stale.
+yes-or-no prompt gives its log-odds. No reward model is there to go stale. Where
+policy and labeler share their tokens nothing leaves the devices.
 """
 
 import dataclasses
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 from rlaif_jax.core.types import Rollout
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.labeler import Labeler, direct, in_mesh, prompts
+from rlaif_jax.labeler import Labeler, direct, in_mesh, on_device, prompts
 from rlaif_jax.rewards import reward_model
 
 
@@ -25,18 +26,28 @@ class Direct:
   labeler: Labeler
   prompt: prompts.LabelPrompt
   policy_tokenizer: tokenizer_lib.Tokenizer
+  on_device: bool
 
   def score(self, rollout: Rollout, examples: Sequence[Example]) -> jax.Array:
     """Rewards [B] in [-1, 1], or log-odds of a yes-or-no prompt."""
-    texts = reward_model.decode_responses(rollout, self.policy_tokenizer)
-    scores = direct.score_responses(
-      self.labeler, self.prompt, [e.fields for e in examples], texts
-    )
+    fields, ids = [e.fields for e in examples], [e.id for e in examples]
+    if self.on_device:
+      scorer = on_device.OnDevice(
+        self.labeler, self.prompt, rollout.response_tokens.shape[1]
+      )
+      scores = scorer.scores(rollout, fields, ids)
+    else:
+      texts = reward_model.decode_responses(rollout, self.policy_tokenizer)
+      scores = direct.score_responses(
+        self.labeler, self.prompt, fields, texts, ids=ids
+      )
     return jnp.asarray(direct.to_reward(scores, self.prompt), jnp.float32)
 
 
 def make(config, *, policy_tokenizer, mesh, rules) -> Direct:
   """Loads the labeler at `config.path` with the prompt `config.prompt`."""
+  prompt = prompts.load_prompt(config.prompt)
+  direct.check(prompt)
   labeler = in_mesh.load(
     config.path,
     mesh=mesh,
@@ -45,4 +56,7 @@ def make(config, *, policy_tokenizer, mesh, rules) -> Direct:
     max_tokens=config.max_tokens,
     batch_size=config.batch_size,
   )
-  return Direct(labeler, prompts.load_prompt(config.prompt), policy_tokenizer)
+  same = labeler.tokenizer.fingerprint == policy_tokenizer.fingerprint
+  return Direct(
+    labeler, prompt, policy_tokenizer, same and on_device.supports(prompt)
+  )
