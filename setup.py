@@ -40,6 +40,7 @@ setuptools.setup(
   package_data={
     'rlaif_jax': [
       'labeler/exemplars/*.json',
+      'rating/templates/*',
       'report/templates/*',
       'tiny_world/**/*.json',
       'tiny_world/**/*.safetensors',

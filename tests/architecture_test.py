@@ -23,6 +23,7 @@ _FLOORS = {
   'plan': 6,
   'labels': 6,
   'report': 6,
+  'rating': 6,
   'tiny_world': 6,  # programs that make what is shipped; nobody imports them
   'stages': 5,
   'rewards': 4,

@@ -15,6 +15,7 @@ class Counters:
 
   texts: int = 0
   tokens: int = 0  # read and written, without padding
+  written: int = 0  # of these, in rationales
   seconds: float = 0.0
 
 

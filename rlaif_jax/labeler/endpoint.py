@@ -318,15 +318,16 @@ class EndpointLabeler:
     """`one` of each row, which gives (value, tokens): the values."""
     rows = self.client.map(one, *columns) if columns[0] else []
     self.counters.tokens += sum(sum(tokens) for _, tokens in rows)
+    self.counters.written += sum(written for _, (_, written) in rows)
     return [value for value, _ in rows]
 
   def _work(self, compute: Callable[[], Any]) -> Any:
     """`compute` in process 0, counted; its result in all processes."""
-    start = time.monotonic()
-    result, self.counters.tokens = _completions.in_first_process(
-      lambda: [compute(), self.counters.tokens]
+    start, done = time.monotonic(), self.counters
+    result, done.tokens, done.written = _completions.in_first_process(
+      lambda: [compute(), done.tokens, done.written]
     )
-    self.counters.seconds += time.monotonic() - start
+    done.seconds += time.monotonic() - start
     return result
 
   def _count(self, text: str) -> int:

@@ -155,7 +155,7 @@ class InMeshLabeler:
       zlib.crc32(f'{name}\n{text}'.encode()) & 0x7FFFFFFF
       for name, text in zip(ids, texts, strict=True)
     ]
-    result = [''] * len(texts)
+    result, before = [''] * len(texts), self.counters.written
     order = sorted(range(len(texts)), key=lambda i: (len(rows[i]), i))
     size = self._count(1, even=True)
     for at in range(0, len(order), size):
@@ -163,8 +163,8 @@ class InMeshLabeler:
       filled = part + part[-1:] * (size - len(part))
       for i, tokens in self._write(rows, filled, row_keys, generate, seed):
         result[i] = self.tokenizer.decode(tokens)
-        self.counters.tokens += len(tokens) if i in part else 0
-    self.counters.tokens += sum(map(len, rows))
+        self.counters.written += len(tokens) if i in part else 0
+    self.counters.tokens += sum(map(len, rows)) + self.counters.written - before
     self.counters.seconds += time.monotonic() - start
     return result
 

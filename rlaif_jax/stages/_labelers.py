@@ -202,10 +202,15 @@ class Panel:
     """16 hex digits of `identity`."""
     return records.stable_hash(self.identity)
 
-  @property
-  def tokens(self) -> int:
-    """Tokens read and written so far, by all."""
-    return sum(labeler.counters.tokens for labeler in self.labelers)
+  def work(self) -> dict[str, float]:
+    """Tokens read and written and seconds so far, by all."""
+    counters = [labeler.counters for labeler in self.labelers]
+    written = sum(c.written for c in counters)
+    return {
+      'tokens_in': sum(c.tokens for c in counters) - written,
+      'tokens_out': written,
+      'seconds': sum(c.seconds for c in counters),
+    }
 
   def __call__(self, rows: Sequence[Example]) -> list[Verdict | None]:
     """Verdicts on rows with pairs; None where one of them has none."""

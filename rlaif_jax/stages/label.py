@@ -8,6 +8,7 @@ data set, such as GPT-4. Rows go to `labels/` as they are made; a restart
 labels only what is missing.
 """
 
+import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -16,11 +17,13 @@ from ml_collections import ConfigDict
 
 from rlaif_jax.data import datasets, records
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.evaluators import alignment, statistics
+from rlaif_jax.evaluators import alignment, label_report, statistics
 from rlaif_jax.labeler import combine
 from rlaif_jax.stages import _labelers, _pairs, common
 from rlaif_jax.training import progress
 from rlaif_jax.training import workdir as workdir_lib
+
+COST = 'labeler/cost/'  # of one label, in the summary
 
 
 def default_config() -> ConfigDict:
@@ -39,6 +42,8 @@ def default_config() -> ConfigDict:
   c.calibration_data = common.data_config(
     'tldr', 'valid'
   )  # pairs, human labels
+  # Dollars for 1000 tokens read and written, to say what a label costs.
+  c.prices = ConfigDict(dict(tokens_in=0.0, tokens_out=0.0))
   c.chunk = 256  # prompts between two writes to disk
   return c
 
@@ -65,7 +70,8 @@ def run(config: ConfigDict, workdir) -> None:
         f'{skipped} pairs skipped: identical, too long for the labeler, '
         'undecided or without a label'
       )
-    summary = summarise(rows, config)
+    cost = {k.removeprefix(COST): v for k, v in speed.items() if COST in k}
+    summary = summarise(rows, config, cost)
     workdir_lib.finish(
       s.workdir, {'skipped': skipped, **speed, **fitted, **summary}
     )
@@ -99,7 +105,7 @@ def label_all(
   done, chunk = records.done_ids(path), s.config.chunk
   last = max((i for i, e in enumerate(examples) if e.id in done), default=0)
   new, start = 0, time.monotonic()
-  tokens = panel.tokens if panel else 0
+  before = panel.work() if panel else {}
   bar = progress.Progress(title or s.workdir.name, len(examples))
   for first in range(last - last % chunk, len(examples), chunk):
     rows = list(enumerate(examples[first : first + chunk], first))
@@ -110,13 +116,16 @@ def label_all(
     new += len(made)
     seconds = max(time.monotonic() - start, 1e-9)
     speed = {'perf/pairs_per_second': new / seconds}
-    if panel:
-      speed['perf/tokens_per_second'] = (panel.tokens - tokens) / seconds
+    now = panel.work() if panel else {}
+    used = {key: value - before[key] for key, value in now.items()}
+    if used:
+      tokens = used['tokens_in'] + used['tokens_out']
+      speed['perf/tokens_per_second'] = tokens / seconds
     bar.update(first + len(rows), {'labels': new, **speed})
   bar.close()
   result = {'time/label_s': time.monotonic() - start, **speed}
-  if panel and new:
-    result['labeler/tokens_per_label'] = (panel.tokens - tokens) / new
+  if new:
+    result |= {f'{COST}{key}': value / new for key, value in used.items()}
   return result
 
 
@@ -239,9 +248,15 @@ def _shown(example: Example) -> dict[str, int]:
 
 
 def summarise(
-  rows: Sequence[records.PreferenceRecord], config: ConfigDict
-) -> dict[str, float]:
+  rows: Sequence[records.PreferenceRecord],
+  config: ConfigDict,
+  cost: dict[str, float] | None = None,
+) -> dict:
   """Counts, and alignment and biases where they can be known.
+
+  `report` has all that evaluators/label_report.py can say, with the `cost` of
+  one label as this run has measured it.
+
 
   `labeler/longer_rate` is the share of labels for the longer response, and
   `labeler/first_shown_rate` for the one that was shown first, where the data
@@ -278,4 +293,10 @@ def summarise(
       np.array([r.p_first for r in known]),
       np.array([r.meta['human_p_first'] for r in known]),
     )
-  return result
+  data = label_report.from_records(rows)
+  if cost:
+    data = dataclasses.replace(data, cost=cost)
+  options = label_report.Config(
+    price_in=config.prices.tokens_in, price_out=config.prices.tokens_out
+  )
+  return {**result, 'report': label_report.report(data, options)}

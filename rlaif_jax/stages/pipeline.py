@@ -135,15 +135,20 @@ def resolve_steps(block: ConfigDict, root: pathlib.Path) -> ConfigDict:
 
 
 def average(summaries: list[dict]) -> dict:
-  """Field-wise mean of nested summaries, with `<field>_std` beside it."""
+  """Field-wise mean of nested summaries, with `<field>_std` beside it.
+
+  Fields that not all of them have are left out, and so are lists that differ.
+  """
   first, result = summaries[0], {}
   for key, value in first.items():
+    if not all(key in s for s in summaries):
+      continue
     values = [s[key] for s in summaries]
     if isinstance(value, dict):
       result[key] = average(values)
     elif isinstance(value, (int, float)) and not isinstance(value, bool):
       result[key] = statistics.fmean(values)
       result[f'{key}_std'] = statistics.pstdev(values)
-    else:
+    elif not isinstance(value, list) or values.count(value) == len(values):
       result[key] = value
   return result

@@ -59,13 +59,18 @@ def test_rationales_are_kept(tiny_model, tmp_path, one_device):
   config.labeler.rationale.max_tokens = 5
   config.labeler.rationale.samples = 2
   config.labeler.rationale.temperature = 1.0
+  config.prices.update(tokens_in=0.03, tokens_out=0.06)  # the paper's App. L
   rows, summary = run(config, tmp_path)
   for row in rows:
     assert row.prompt_name == 'summary_base_cot'
     assert len(row.rationales) == 4  # two orders of two samples
     assert len(set(row.rationales)) > 1
     assert len(row.labeler_hash) == 16
-  assert summary['labeler/tokens_per_label'] > 4 * 100
+  cost = summary['report']['cost']
+  assert cost['tokens_in'] == summary['labeler/cost/tokens_in'] > 4 * 100
+  assert 0 < cost['tokens_out'] <= 4 * 5
+  dollars = (cost['tokens_in'] * 0.03 + cost['tokens_out'] * 0.06) / 1000
+  assert cost['dollars'] == pytest.approx(dollars)
   assert summary['perf/tokens_per_second'] > 0
 
 

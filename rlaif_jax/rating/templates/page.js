@@ -142,10 +142,11 @@ function save() {
 async function load(file) {
   try {
     const found = JSON.parse(await file.text());
-    if (found.format !== FORMAT || found.sheet !== DATA.sheet) {
+    if (found.format !== FORMAT || found.sheet !== DATA.sheet ||
+        !Array.isArray(found.ratings)) {
       throw new Error('not of this page');
     }
-    state = {rater: found.rater, started: true, log: found.ratings};
+    state = {rater: String(found.rater), started: true, log: found.ratings};
     changed();
   } catch (error) {
     say('That file has no ratings of this page.');
@@ -241,8 +242,6 @@ function showItem(item) {
   ACTIONS.forEach((action, i) => {
     buttons[i].disabled = action.enabled ? !action.enabled() : false;
     if (action.on) buttons[i].setAttribute('aria-pressed', action.on());
-    buttons[i].classList.toggle('main',
-      Boolean(action.main || (action.on && action.on())));
   });
 }
 
@@ -280,7 +279,7 @@ function showDone() {
 
 for (const action of ACTIONS) {
   const button = make('button', {type: 'button',
-    className: action.small ? 'small' : ''},
+    className: action.small ? 'small' : action.main ? 'main' : ''},
   action.label, ' ', make('kbd', {}, action.hint));
   button.addEventListener('click', () => {
     action.act();
