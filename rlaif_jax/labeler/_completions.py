@@ -126,7 +126,19 @@ class Client:
       concurrent.futures.ThreadPoolExecutor(self.concurrency) as pool,
     ):
       post = functools.partial(self._post, http)
-      return list(pool.map(functools.partial(work, post), *columns))
+      failed = threading.Event()
+
+      def one(*row):
+        # The pool drops waiting rows only once this thread hears of a failure.
+        if failed.is_set():
+          raise concurrent.futures.CancelledError
+        try:
+          return work(post, *row)
+        except BaseException:
+          failed.set()
+          raise
+
+      return list(pool.map(one, *columns))
 
   def _connect(self) -> httpx2.Client:
     """Connections that send the key, and show it to nobody."""
