@@ -20,7 +20,6 @@ from rlaif_jax.stages import tiny_labeler
 # the first two steps of training, of two layers.
 SIZES = {'xs': (2, 600, 2000, 4000), 'l': (4, 1500, 5000, 3200)}
 S_STEPS = 1500  # s is xs with a third layer, trained on
-VARIANT_STEPS = 1400  # of the last step of all sizes, on all ways of asking
 
 
 def get_config(arg: str = ''):
@@ -41,12 +40,6 @@ def get_config(arg: str = ''):
     found['xs'] = found.pop('labeler')
     found['labeler'] = step(3, texts.LABELER_MIX, S_STEPS, 'step:xs')
     found['labeler'].seed = 1
-  found['variants'] = step(
-    3 if size == 's' else layers,
-    texts.VARIANTS_MIX,
-    VARIANT_STEPS,
-    'step:labeler',
-  )
   c = stages.load('pipeline').default_config()
   c.steps = ConfigDict(found, sort_keys=False)
   for name, block in c.steps.items():
@@ -58,11 +51,6 @@ def get_config(arg: str = ''):
     if name in ('labeler', 'xs'):
       block.seed += 1  # other texts than before
       block.num_texts = min(200000, block.batch_size * block.num_steps)
-    if name == 'variants':
-      block.seed += 2
-      block.optimizer.learning_rate = 1.5e-3
-      # Exemplars and rationales.
-      block.max_prompt, block.max_response = 900, 100
     if args['smoke']:
       block.num_steps, block.num_texts, block.batch_size = 4, 400, 8
       block.optimizer.warmup_steps = 1

@@ -12,6 +12,6 @@ for size in xs s l; do
   "${PYTHON:-python}" -m rlaif_jax.main \
     --config="configs/tiny_labelers.py:size=$size" --workdir="$runs/$size"
   rm -rf "rlaif_jax/tiny_world/$size"
-  cp -r "$runs/$size/variants/model" "rlaif_jax/tiny_world/$size"
+  cp -r "$runs/$size/labeler/model" "rlaif_jax/tiny_world/$size"
   chmod -R a+rX "rlaif_jax/tiny_world/$size"
 done
