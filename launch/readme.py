@@ -3,9 +3,12 @@
   python launch/readme.py                            tree and model families
   python launch/readme.py tiny=runs/seeds quickstart=runs/quickstart
   python launch/readme.py tldr=runs/tldr harmless=runs/harmless
+  python launch/readme.py methods=runs/methods alignment=runs/alignment
+  python launch/readme.py engine=engine.md     a table that a command wrote
 
 Each NAME=WORKDIR fills the section `<!-- NAME -->` of README.md from the
-`summary.json` of that run. Sections that are not named keep what they hold.
+`summary.json` of that run, each NAME=FILE with that file. Sections that are not
+named keep what they hold.
 """
 
 import ast
@@ -27,6 +30,12 @@ _COLUMNS = (
   ('words', 'text/words/{}', '{:.1f}'),
   ('repeated 3-grams', 'text/repeated_3grams/{}', '{:.1%}'),
 )
+# What a policy took from SFT on; in the comparison of methods only.
+_COSTS = (
+  ('labels', 'cost/labels/{}', '{:,.0f}'),
+  ('labeler tokens', 'cost/labeler_tokens/{}', '{:,.0f}'),
+  ('seconds', 'cost/seconds/{}', '{:,.0f}'),
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -36,7 +45,8 @@ def main(arguments: list[str]) -> None:
   text = fill(text, 'families', families())
   for argument in arguments:
     name, _, workdir = argument.partition('=')
-    text = fill(text, name, results(pathlib.Path(workdir)))
+    more = _COSTS if name == 'methods' else ()
+    text = fill(text, name, section(pathlib.Path(workdir), more))
   readme.write_text(text, encoding='utf-8')
 
 
@@ -126,8 +136,23 @@ def families() -> str:
 # -- results ------------------------------------------------------------------
 
 
-def results(workdir: pathlib.Path) -> str:
-  """Markdown tables of a pipeline run (or of its seeds)."""
+def section(path: pathlib.Path, more: tuple = ()) -> str:
+  """What a run, or a file that a command wrote, puts into the README."""
+  if path.is_file():
+    return path.read_text(encoding='utf-8')
+  file = path / 'summary.json'
+  if file.is_file():
+    summary = json.loads(file.read_text(encoding='utf-8'))
+    if 'alignment_table' in summary:
+      return alignment(path, summary)
+  return results(path, more)
+
+
+def results(workdir: pathlib.Path, more: tuple = ()) -> str:
+  """Markdown tables of a pipeline run (or of its seeds).
+
+  `more` are columns of the table of policies beside `_COLUMNS`.
+  """
   file = workdir / 'summary.json'
   if not file.is_file():
     file = workdir / 'evaluate' / 'summary.json'
@@ -137,12 +162,44 @@ def results(workdir: pathlib.Path) -> str:
   made = datetime.date.fromtimestamp(file.stat().st_mtime)
   note = (
     f'Judge: {judge_text(summary)}. '
-    f'Seeds {", ".join(map(str, seeds))}; {_platform()}; '
+    f'Seeds {", ".join(map(str, seeds))}; {_platform(workdir)}; '
     f'{_minutes(summary)}{made:%Y-%m-%d}. '
     'Intervals are 95% bootstrap intervals over prompts'
     + (', averaged over seeds.' if len(seeds) > 1 else '.')
   )
-  return '\n\n'.join([_policies(summary), *_feedback(summary), note])
+  return '\n\n'.join([_policies(summary, more), *_feedback(summary), note])
+
+
+def alignment(workdir: pathlib.Path, summary: dict) -> str:
+  """Markdown tables of an alignment stage: by prompt, then by labeler."""
+  found = summary['alignment_table']
+  tasks = list(next(iter(found.values())))
+  rows: dict[str, dict[str, str]] = {}
+  for task in tasks:
+    for name in found:
+      for variant, cell in found[name][task].items():
+        row = rows.setdefault(f'`{variant}`', {})
+        row[f'{task} {name}'] = _number(cell.get('alignment'))
+  pooled = {}
+  for name, report in summary['labelers'].items():
+    whole, position = report['alignment'], report['position']
+    gain = report['debiasing']['over_single']
+    pooled[name] = {
+      'labels': f'{report["labels"]}',
+      'alignment': f'{whole["rate"]:.1%}',
+      '95% CI': f'{whole["ci_low"]:.1%} to {whole["ci_high"]:.1%}',
+      'averaging both orders gains': f'{gain["difference"]:+.1%}',
+      'p': f'{gain["p_value"]:.1g}',
+      'same position preferred': _number(position['same_position']['rate']),
+      'favoured slot': str(position.get('favoured_slot', '')),
+    }
+  made = datetime.date.fromtimestamp((workdir / 'summary.json').stat().st_mtime)
+  note = (
+    f'{_platform(workdir)}; {made:%Y-%m-%d}. Intervals are 95% bootstrap '
+    'intervals over prompts; p is of a paired test of the average against '
+    'single orders.'
+  )
+  return '\n\n'.join([_table('prompt', rows), _table('labeler', pooled), note])
 
 
 def _minutes(summary: dict) -> str:
@@ -167,7 +224,7 @@ def judge_text(summary: dict) -> str:
   return text
 
 
-def _policies(summary: dict) -> str:
+def _policies(summary: dict, more: tuple = ()) -> str:
   """One row a policy, then the head-to-head rows."""
   metrics = summary['metrics']
   # The baseline first, else as they stand.
@@ -182,7 +239,8 @@ def _policies(summary: dict) -> str:
     'policy',
     {
       name.replace('_vs_', ' vs ').replace('_', ' '): {
-        title: _cell(metrics, name, key, form) for title, key, form in _COLUMNS
+        title: _cell(metrics, name, key, form)
+        for title, key, form in _COLUMNS + more
       }
       for name in names
     },
@@ -263,7 +321,12 @@ def _markdown(rows: list[list[str]]) -> str:
   return '\n'.join([lines[0], rule, *lines[1:]])
 
 
-def _platform() -> str:
+def _platform(workdir: pathlib.Path) -> str:
+  """What the run was on: its accelerators, or the cores of this machine."""
+  file = workdir / 'environment.json'
+  found = json.loads(file.read_text()) if file.is_file() else {}
+  if found.get('backend', 'cpu') != 'cpu':
+    return f'{found["devices"]} x {found["device"]}'
   return f'{os.cpu_count()} CPU cores'
 
 

@@ -71,7 +71,7 @@ class Client:
   """
 
   url: str
-  key_variable: str = 'OPENAI_API_KEY'
+  key_variable: str = 'LABELER_API_KEY'
   concurrency: int = 16
   requests_per_second: float = 0.0
   timeout: float = 120.0

@@ -58,7 +58,7 @@ def config() -> ConfigDict:
         url='',  # up to '/completions', such as http://localhost:8000/v1
         mode='auto',  # 'echo' or 'top'; see labeler/endpoint.py
         top_logprobs=20,  # of mode 'top'; servers have a limit
-        key_variable='OPENAI_API_KEY',  # environment variable with the key
+        key_variable='LABELER_API_KEY',  # environment variable with the key
         tokenizer='',  # folder or hub id, to count tokens; '' = an estimate
         revision='',  # of the weights, for records and the cache
         concurrency=16,

@@ -8,7 +8,7 @@ prompts of about 700 tokens, of which all share 500 (instructions, exemplars);
 then comes a post of about 150 and two summaries of about 20, in both orders.
 Float32, and the same threads and texts for all:
 
-  ours          Labeler.score_texts
+  ours          InMeshLabeler.score_texts
   torch full    each prompt by itself, as model(ids).logits
   torch prefix  the 500 tokens kept as past_key_values and expanded, the rest in
                 batches sorted by length, only last positions unembedded
@@ -32,7 +32,7 @@ import torch
 import transformers
 
 from rlaif_jax.data import tokenizer as tokenizer_lib
-from rlaif_jax.labeler import Labeler
+from rlaif_jax.labeler.in_mesh import InMeshLabeler
 from rlaif_jax.models import hf
 
 VOCAB, WIDTH, LAYERS, HEADS = 8192, 256, 6, 8
@@ -117,7 +117,7 @@ class Ours:
 
   def __init__(self, folder: str, tokenizer, batch: int):
     model, params = hf.load(folder)
-    self.labeler = Labeler(model, params, tokenizer, batch_size=batch)
+    self.labeler = InMeshLabeler(model, params, tokenizer, batch_size=batch)
 
   def __call__(self, texts):
     logprobs = self.labeler.score_texts(texts, LABELS)

@@ -210,7 +210,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def serve(monkeypatch):
   """serve(model, **how) -> (Server, its url)."""
-  for name in ('HTTP_PROXY', 'ALL_PROXY', 'OPENAI_API_KEY'):
+  for name in ('HTTP_PROXY', 'ALL_PROXY', 'LABELER_API_KEY'):
     monkeypatch.delenv(name, raising=False)
     monkeypatch.delenv(name.lower(), raising=False)
   with contextlib.ExitStack() as stack:
@@ -870,19 +870,19 @@ def test_the_key_is_sent_and_never_shown(serve, monkeypatch, caplog, tmp_path):
 def test_a_key_is_optional(serve, monkeypatch):
   told, url = serve(Model())
   write_one(make(url))
-  monkeypatch.setenv('OPENAI_API_KEY', KEY)
+  monkeypatch.setenv('LABELER_API_KEY', KEY)
   write_one(make(url, client={'key_variable': ''}))
   assert not any('Authorization' in headers for headers in told.headers)
   write_one(make(url))
   assert told.headers[-1]['Authorization'] == f'Bearer {KEY}'
-  monkeypatch.delenv('OPENAI_API_KEY')
+  monkeypatch.delenv('LABELER_API_KEY')
   told.script = [told.status(401, {'message': 'No key'})]
   with pytest.raises(
-    endpoint.EndpointError, match="'OPENAI_API_KEY', which is not set"
+    endpoint.EndpointError, match="'LABELER_API_KEY', which is not set"
   ):
     write_one(make(url))
-  monkeypatch.setenv('OPENAI_API_KEY', 'two words')
-  with pytest.raises(ValueError, match='OPENAI_API_KEY holds no key') as error:
+  monkeypatch.setenv('LABELER_API_KEY', 'two words')
+  with pytest.raises(ValueError, match='LABELER_API_KEY holds no key') as error:
     write_one(make(url))
   assert 'two words' not in str(error.value)
 
