@@ -14,7 +14,7 @@ python -m rlaif_jax.main --config=configs/preference.py:loss=ipo \
 from configs import common
 from rlaif_jax.stages import preference
 
-# Name -> (loss, its options, of the optimiser), as published.
+# Name -> (loss, its options, fields of the stage), as published.
 METHODS = {
   # Rafailov et al. 2023 (2305.18290), appendix B: 0.5 for TL;DR, 0.1 else.
   'dpo': ('dpo', dict(beta=0.1), {}),
@@ -23,15 +23,30 @@ METHODS = {
   'cdpo': ('dpo', dict(beta=0.1, smoothing=0.1), {}),
   # Azar et al. 2023 (2310.12036).
   'ipo': ('ipo', dict(tau=0.1), {}),
-  # Meng et al. 2024 (2405.14734): gamma is half of beta.
-  'simpo': ('simpo', dict(beta=2.0, gamma=1.0), dict(b1=0.9, b2=0.999)),
+  # Meng et al. 2024 (2405.14734), of Llama-3-Base: gamma is half of beta, 128
+  # pairs, cosine with a tenth of the 478 steps to warm up.
+  'simpo': (
+    'simpo',
+    dict(beta=2.0, gamma=1.0),
+    dict(
+      batch_size=128,
+      optimizer=dict(
+        name='adamw',
+        learning_rate=6e-7,
+        schedule='cosine',
+        warmup_steps=48,
+        b1=0.9,
+        b2=0.999,
+      ),
+    ),
+  ),
   # Ethayarajh et al. 2024 (2402.01306).
-  'kto': ('kto', dict(beta=0.1), dict(learning_rate=5e-7)),
+  'kto': ('kto', dict(beta=0.1), dict(optimizer=dict(learning_rate=5e-7))),
   # Hong et al. 2024 (2403.07691), which has no SFT stage before it.
   'orpo': (
     'orpo',
     dict(beta=0.1),
-    dict(learning_rate=8e-6, b1=0.9, b2=0.999),
+    dict(optimizer=dict(learning_rate=8e-6, b1=0.9, b2=0.999)),
   ),
   # Hejna et al. 2023 (2310.13639).
   'cpl': ('cpl', dict(alpha=0.1, bias=0.5), {}),
@@ -46,13 +61,12 @@ def get_config(arg: str = ''):
       f'loss={args["loss"]!r} is unknown; there are: {", ".join(METHODS)}'
     )
   c = preference.default_config()
-  c.loss, options, optimizer = METHODS[args['loss']]
-  c.loss_options = options
-  c.optimizer.update(optimizer)
+  c.loss, c.loss_options, fields = METHODS[args['loss']]
+  c.update(fields)
   if args['smoke']:
     c.policy.path = 'tiny:xs'
     common.tiny_data(c.data, 'preferences', 32)
     common.tiny_data(c.eval_data, 'test_preferences', 16)
     common.tiny_lengths(c)
-    c.batch_size, c.num_steps = 8, 3
+    c.batch_size, c.num_steps, c.optimizer.warmup_steps = 8, 3, 0
   return c

@@ -25,26 +25,71 @@ from rlaif_jax import algorithms
 from rlaif_jax.algorithms import grpo
 from rlaif_jax.stages import rl
 
+_N_PLUS = dict(name='adam', learning_rate=3e-6, schedule='linear', eps=1e-5)
+_LLAMA_2 = dict(
+  name='adamw', learning_rate=1e-6, weight_decay=0.1, b2=0.95, eps=1e-5
+)
+
 # Name -> (file in rlaif_jax/algorithms, its options, fields of the stage).
 METHODS = {
   'reinforce': ('reinforce', {}, {}),
   # Huang et al. 2024 (2403.17031), TL;DR: four epochs, linear to 0, T 0.7, a
-  # response without an end scores 1 less.
+  # response without an end scores 1 less (theirs scores -1).
   'ppo': (
     'ppo',
     {},
     {
       'batch_size': 512,
-      'optimizer': dict(name='adam', learning_rate=3e-6, schedule='linear'),
-      'value_optimizer': dict(
-        name='adam', learning_rate=3e-6, schedule='linear'
-      ),
+      'optimizer': _N_PLUS,
+      'value_optimizer': _N_PLUS,
       'sampling': dict(temperature=0.7),
       'missing_eos_penalty': 1.0,
     },
   ),
-  # Ahmadian et al. 2024 (2402.14740): k = 4, one epoch.
-  'rloo': ('rloo', {}, {'optimizer': dict(name='adam', learning_rate=1e-6)}),
+  # Ouyang et al. 2022 (2203.02155), appendix C.4: eight minibatches, one epoch,
+  # no discount, T 1, warm-up over ten batches, and PPO-ptx; `ptx.data` is the
+  # user's, and `value` the reward model. The policy's rate is not in the paper:
+  # runs without ptx diverged above 8e-6 (appendix E.9). No moving average of
+  # the weights here.
+  'instructgpt': (
+    'ppo',
+    dict(beta=0.02, inner_epochs=1, num_minibatches=8),
+    {
+      'batch_size': 512,
+      'optimizer': dict(
+        name='adam', learning_rate=5e-6, b2=0.95, warmup_steps=80
+      ),
+      'value_optimizer': dict(
+        name='adam', learning_rate=9e-6, b2=0.95, warmup_steps=80
+      ),
+      'sampling': dict(temperature=1.0),
+      'ptx': dict(coef=27.8, ratio=8),
+    },
+  ),
+  # Touvron et al. 2023 (2307.09288), section 3.2.3: eight minibatches, one step
+  # each; beta is 0.01 for 7B and 13B, 0.005 for larger ones. The reward is
+  # gated: `reward.path` and `reward.options.safety`. T is not in the paper.
+  'llama2': (
+    'ppo',
+    dict(beta=0.01, inner_epochs=1, num_minibatches=8),
+    {
+      'batch_size': 512,
+      'optimizer': _LLAMA_2,
+      'value_optimizer': _LLAMA_2,
+      'sampling': dict(temperature=1.0),
+      'reward': dict(name='gated'),
+    },
+  ),
+  # Ahmadian et al. 2024 (2402.14740), appendix C, TL;DR: two updates for each
+  # batch of 512, beta 0.03; k is 2 or 4.
+  'rloo': (
+    'rloo',
+    dict(beta=0.03, group_size=4, num_minibatches=2),
+    {
+      'batch_size': 512,
+      'optimizer': dict(name='adam', learning_rate=1e-6),
+    },
+  ),
   # Shao et al. 2024 (2402.03300), section 4.2: 64 samples, batch 1024, one
   # update for each batch, T 1.
   'grpo': (
@@ -56,17 +101,21 @@ METHODS = {
       'sampling': dict(temperature=1.0),
     },
   ),
-  # Liu et al. 2025 (2503.20783): 128 prompts with 8 samples.
+  # Liu et al. 2025 (2503.20783), as their script has it: 128 prompts with 8
+  # samples, 8 updates.
   'dr_grpo': (
     'grpo',
-    dict(group_size=8, **grpo.VARIANTS['dr_grpo']),
+    dict(group_size=8, num_minibatches=8, **grpo.VARIANTS['dr_grpo']),
     {
       'batch_size': 1024,
       'optimizer': dict(name='adamw', learning_rate=1e-6),
       'sampling': dict(temperature=1.0),
     },
   ),
-  # Yu et al. 2025 (2503.14476): 512 prompts with 16 samples, 16 updates.
+  # Yu et al. 2025 (2503.14476), section 4.1: 512 prompts with 16 samples, 16
+  # updates, warm-up over 20 batches. Responses of up to L tokens lose up to 1
+  # over their last C: `reward.length_free` = L - C, `reward.length_penalty` =
+  # 1 / C (4096 of 20480 there).
   'dapo': (
     'grpo',
     dict(group_size=16, num_minibatches=16, **grpo.VARIANTS['dapo']),
@@ -76,8 +125,8 @@ METHODS = {
       'sampling': dict(temperature=1.0),
     },
   ),
-  # Zheng et al. 2025 (2507.18071): four updates for each batch. The number of
-  # samples is not in the paper.
+  # Zheng et al. 2025 (2507.18071), section 5.1: four updates for each batch.
+  # The number of samples is not in the paper.
   'gspo': (
     'grpo',
     dict(group_size=16, num_minibatches=4, **grpo.VARIANTS['gspo']),
@@ -94,6 +143,17 @@ METHODS = {
     {
       'optimizer': dict(name='adam', learning_rate=5e-7),
       'sampling': dict(temperature=1.0),
+    },
+  ),
+  # Guo et al. 2024 (2402.04792), section 4: two samples a prompt, 128 prompts,
+  # T 0.9. Its rewards/pairwise.py wants a pairwise reward.prompt.
+  'online_dpo': (
+    'online_dpo',
+    dict(beta=0.1),
+    {
+      'batch_size': 256,
+      'optimizer': dict(name='adafactor', learning_rate=5e-7, warmup_steps=150),
+      'reward': dict(name='pairwise', prompt='summary_detailed'),
     },
   ),
 }
@@ -119,14 +179,19 @@ def get_config(arg: str = ''):
   args = common.parse_arg(arg, direct=False, algorithm='reinforce', smoke=False)
   c = rl.default_config()
   use(c, args['algorithm'])
-  if args['direct'] or args['smoke']:
-    c.reward.name = 'direct'
+  pairwise = c.reward.name == 'pairwise' and not args['direct']
+  if args['direct'] or (args['smoke'] and not pairwise):
+    c.reward.name, c.reward.prompt = 'direct', 'summary_score'
   if args['smoke']:
     c.policy.path = c.reward.path = 'tiny:xs'
     c.reward.max_tokens, c.reward.batch_size = 256, 8
+    if pairwise:
+      c.reward.prompt, c.reward.max_tokens = 'summary_base', 320
     common.tiny_data(c.data, 'rl', 32)
     common.tiny_lengths(c)
     c.batch_size, c.num_steps = 8, 3
+    if c.ptx.coef:
+      common.tiny_data(c.ptx.data, 'train', 16)
     for name in {'group_size', 'num_minibatches'} & set(c.algorithm_config):
       c.algorithm_config[name] = min(c.algorithm_config[name], 2)
   return c

@@ -81,12 +81,17 @@ def make_mesh(
         f'mesh: data={shape[0]} must be a multiple of the {slices} slices'
       )
     grid = mesh_utils.create_hybrid_device_mesh(
-      (shape[0] // slices, *shape[1:]), (slices, 1, 1), devices
+      (shape[0] // slices, *shape[1:]),
+      (slices, 1, 1),
+      devices,
+      allow_split_physical_axes=True,
     )
     return jax.sharding.Mesh(grid, MESH_AXES, (AxisType.Auto,) * 3)
-  return jax.make_mesh(
-    shape, MESH_AXES, devices=devices, axis_types=(AxisType.Auto,) * 3
+  # A mesh axis may be part of an axis of a TPU slice: (2, 32, 1) on v6e:8x8.
+  grid = mesh_utils.create_device_mesh(
+    shape, devices, allow_split_physical_axes=True
   )
+  return jax.sharding.Mesh(grid, MESH_AXES, (AxisType.Auto,) * 3)
 
 
 def named_sharding(
@@ -146,13 +151,16 @@ def constrain(
   return jax.lax.with_sharding_constraint(x, spec)
 
 
-def shard_batch(tree: Any, mesh: jax.sharding.Mesh) -> Any:
+def shard_batch(
+  tree: Any, mesh: jax.sharding.Mesh, *, whole: bool = False
+) -> Any:
   """Puts host arrays on the mesh, rows split over ('data', 'fsdp').
 
   Args:
     tree: NumPy arrays [B, ...] holding this process's rows; scalars (the same
       on every process) are replicated.
     mesh: the device mesh.
+    whole: every process holds all rows instead, the same ones.
 
   Raises:
     ValueError: the rows do not divide over the mesh.
@@ -164,12 +172,15 @@ def shard_batch(tree: Any, mesh: jax.sharding.Mesh) -> Any:
     x = np.asarray(x)
     if x.ndim == 0:
       return jax.device_put(x, NamedSharding(mesh, PartitionSpec()))
-    if x.shape[0] * jax.process_count() % parts:
+    holders = 1 if whole else jax.process_count()
+    if x.shape[0] * holders % parts:
       raise ValueError(
         f'batch{jax.tree_util.keystr(path)}: {x.shape[0]} rows on each of '
-        f'{jax.process_count()} processes do not divide over the mesh (data * '
+        f'{holders} processes do not divide over the mesh (data * '
         f'fsdp = {parts}); choose a multiple'
       )
+    if whole:
+      return jax.make_array_from_callback(x.shape, rows, lambda at: x[at])
     return jax.make_array_from_process_local_data(rows, x)
 
   return jax.tree_util.tree_map_with_path(put, tree)
@@ -189,6 +200,12 @@ def to_host(tree: Any) -> Any:
     return np.asarray(x)
 
   return jax.tree.map(get, tree)
+
+
+def wait_for_all(name: str) -> None:
+  """Returns once every process is here; what others wrote can be read then."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 def freeze_rules(rules: Rules | None) -> tuple[tuple[str, MeshAxes], ...]:

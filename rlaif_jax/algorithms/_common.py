@@ -37,7 +37,8 @@ def check(
     value = getattr(config, option)
     if value not in allowed:
       raise ValueError(
-        f'{name}: {option}={value!r} is not one of {", ".join(allowed)}.'
+        f'{name}: {option}={value!r} is not one of '
+        f'{", ".join(map(str, allowed))}.'
       )
   for option, low in {**_LEAST, **(least or {})}.items():
     value = getattr(config, option, low)

@@ -97,6 +97,9 @@ class OnDevice:
   ) -> Float[Array, ' B']:
     """Scores [B] as `direct.score_responses` gives, still on the devices.
 
+    The labeler's counters get the tokens around responses; for those of
+    responses see `kept`.
+
     Args:
       rollout: of all B rows, split over the mesh that is set.
       fields: of all B rows; every process passes the same.
@@ -106,6 +109,9 @@ class OnDevice:
       ValueError: a prompt that does not fit with any post left; names the row.
     """
     tokens, mask = self._prefixes(fields, ids)
+    counters = self.labeler.counters
+    counters.texts += len(tokens)
+    counters.tokens += int(mask.sum()) + len(tokens) * len(self.suffix)
     mesh = jax.sharding.get_mesh()
     if not mesh.empty:
       count = jax.process_count()
@@ -125,6 +131,11 @@ class OnDevice:
       rollout.response_mask,
       self.dropped,
     )
+
+  def kept(self, rollout: types.Rollout) -> Bool[Array, 'B R']:
+    """The tokens of responses that the labeler reads."""
+    dropped = jnp.asarray(self.dropped)[rollout.response_tokens]
+    return rollout.response_mask & ~dropped
 
   def _prefixes(self, fields, ids) -> tuple[np.ndarray, np.ndarray]:
     """Tokens before each response, left-padded to a bucket."""

@@ -8,10 +8,12 @@ policy and labeler share their tokens nothing leaves the devices.
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from rlaif_jax import rewards
 from rlaif_jax.core.types import Rollout
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data.datasets import Example
@@ -27,20 +29,25 @@ class Direct:
   prompt: prompts.LabelPrompt
   policy_tokenizer: tokenizer_lib.Tokenizer
   on_device: bool
+  spent: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   def score(self, rollout: Rollout, examples: Sequence[Example]) -> jax.Array:
     """Rewards [B] in [-1, 1], or log-odds of a yes-or-no prompt."""
     fields, ids = [e.fields for e in examples], [e.id for e in examples]
+    before, read = self.labeler.counters.tokens, 0
     if self.on_device:
       scorer = on_device.OnDevice(
         self.labeler, self.prompt, rollout.response_tokens.shape[1]
       )
       scores = scorer.scores(rollout, fields, ids)
+      read = scorer.kept(rollout).sum()  # of responses, which stay there
     else:
       texts = reward_model.decode_responses(rollout, self.policy_tokenizer)
       scores = direct.score_responses(
         self.labeler, self.prompt, fields, texts, ids=ids
       )
+    tokens = self.labeler.counters.tokens - before + read
+    self.spent.update({rewards.LABELS: len(ids), rewards.TOKENS: tokens})
     return jnp.asarray(direct.to_reward(scores, self.prompt), jnp.float32)
 
 

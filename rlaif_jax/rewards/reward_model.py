@@ -2,7 +2,8 @@
 
 Scores are centred and scaled by the statistics that the reward stage left
 beside the model (`reward_stats.json`), so that beta means the same whatever
-the reward model's own scale is (Stiennon et al. centre on references too).
+the reward model's own scale is. They are centred on the training responses or,
+as InstructGPT's (arXiv 2203.02155, 3.5), on demonstrations.
 """
 
 import dataclasses
@@ -14,7 +15,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rlaif_jax import sharding
 from rlaif_jax.core.types import Rollout
@@ -52,35 +52,35 @@ class RewardModel:
   ) -> jax.Array:
     """Normalised scores [B] of responses given as texts, each with its end.
 
-    With several processes all pass the same rows and get all scores; each
-    feeds its share of them.
+    With several processes all pass the same rows and get all scores.
 
     Raises:
       ValueError: a text with its prompt is longer than the model reads.
     """
-    share = np.array_split(np.arange(len(texts)), jax.process_count())
-    mine = share[jax.process_index()].astype(np.int32)
     limit = self.model.trunk.config.max_positions
-    tokens, mask = transforms.right_pad(
+    rows = transforms.right_pad(
       [
-        transforms.response_ids(examples[i].prompt, texts[i], self.tokenizer)
-        for i in mine
+        transforms.response_ids(example.prompt, text, self.tokenizer)
+        for example, text in zip(examples, texts, strict=True)
       ],
       transforms.power_buckets(limit),
       self.tokenizer.pad_id,
     )
-    rows = sharding.shard_batch((mine, tokens, mask), self.mesh)
-    raw = score_tokens(self.model, self.params, *rows[1:])
-    # By number, since the mesh may hold the processes' rows in any order.
-    numbers, found = sharding.to_host((rows[0], raw))
-    scores = np.empty(len(texts), np.float32)
-    scores[numbers] = found
+    rows = sharding.shard_batch(rows, self.mesh, whole=True)
+    scores = sharding.to_host(score_tokens(self.model, self.params, *rows))
     return jnp.asarray((scores - self.mean) / self.std)
 
 
 def make(config, *, policy_tokenizer, mesh, rules) -> RewardModel:
   """Loads the reward model at `config.path`."""
-  path = locate.resolve(config.path)
+  return load(
+    config.path, policy_tokenizer=policy_tokenizer, mesh=mesh, rules=rules
+  )
+
+
+def load(path: str, *, policy_tokenizer, mesh, rules) -> RewardModel:
+  """Loads the reward model at a config path, with its statistics."""
+  path = locate.resolve(path)
   model, params = hf.load_reward_model(path, mesh=mesh, rules=rules)
   mean, std = read_stats(path)
   return RewardModel(

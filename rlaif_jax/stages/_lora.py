@@ -65,6 +65,18 @@ def describe(block: Any, model: Any) -> Lora | None:
   return Lora(options['rank'], float(options['alpha']), targets)
 
 
+def like(block: ConfigDict, path: str, model: Any) -> ConfigDict:
+  """A model block for `path`, to be loaded as `model` was by its `block`.
+
+  Where that has adapters it gets new ones, which change nothing as they are.
+  """
+  block = block.copy_and_resolve_references()
+  block.path = path
+  if block.lora.path:
+    block.lora.update(path='', **dataclasses.asdict(model.config.lora))
+  return block
+
+
 def start(
   block: ConfigDict, model: Any, params: Params, seed: int
 ) -> tuple[Any, Params]:

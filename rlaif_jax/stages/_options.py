@@ -15,6 +15,7 @@ LEAST = {
     ('batch_size', 'chunk', 'max_prompt', 'max_response', 'max_tokens'), 1
   ),
   'num_microbatches': 1,
+  'num_samples': 1,
   **dict.fromkeys(('eval_every', 'every', 'log_every', 'num_epochs'), 0),
   **dict.fromkeys(('num_steps', 'policy_delay', 'seed', 'size'), 0),
 }

@@ -80,7 +80,7 @@ def make_sampler(s: common.Session, config: ConfigDict, loaded: common.Loaded):
       )
       rollout = generate(
         loaded.params,
-        sharding.shard_batch(prompt, s.mesh),
+        sharding.shard_batch(prompt, s.mesh, whole=True),
         key,
         np.asarray(ids + ids[-1:] * missing, np.int32),
       )

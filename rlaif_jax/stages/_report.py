@@ -8,7 +8,7 @@ import rich.table
 
 def show(summary: Mapping, title: str) -> None:
   """Prints the summary as tables."""
-  console = rich.console.Console(width=110, highlight=False)
+  console = rich.console.Console(width=140, highlight=False)
   console.print(_table(title, policy_rows(summary)))
   for block, columns in (
     (
@@ -61,10 +61,15 @@ _COLUMNS = (
     '{:.1%} to {:.1%}',
   ),
   ('length-corrected', ('eval_win_rate_lc/{}',), '{:.1%}'),
+  ('Elo', ('eval_elo/{}',), '{:.0f}'),
   ('harmless', ('eval_harmless_rate/{}',), '{:.1%}'),
+  ('over-refusal', ('eval_over_refusal/{}',), '{:.1%}'),
   ('KL to SFT', ('objective/kl/{}',), '{:.2f}'),
   ('words', ('text/words/{}',), '{:.1f}'),
   ('repeated 3-grams', ('text/repeated_3grams/{}',), '{:.1%}'),
+  ('labels', ('cost/labels/{}',), '{:,.0f}'),
+  ('labeler tokens', ('cost/labeler_tokens/{}',), '{:,.0f}'),
+  ('seconds', ('cost/seconds/{}',), '{:,.0f}'),
 )
 
 

@@ -20,10 +20,16 @@ from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from rlaif_jax import algorithms, sharding
-from rlaif_jax.core import masking
-from rlaif_jax.core.types import Params, Rollout, Targets, TokenStats
+from rlaif_jax.core import masking, ngrams
+from rlaif_jax.core.types import (
+  Params,
+  Rollout,
+  Targets,
+  TokenBatch,
+  TokenStats,
+)
 from rlaif_jax.inference import score
-from rlaif_jax.stages import _lora, _options
+from rlaif_jax.stages import _lora, _options, _ptx
 from rlaif_jax.training import step
 from rlaif_jax.training.train_state import RunningStats, TrainState
 
@@ -53,6 +59,7 @@ class _Batch(NamedTuple):
   scores: Float[Array, ' B']
   ref_logprobs: Float[Array, 'B R']
   targets: Targets | None  # None: to be taken in the update
+  texts: TokenBatch | None = None  # [B, ratio, T] to learn beside; _ptx.py
 
 
 def make_options(config: ConfigDict) -> tuple[Any, Any]:
@@ -112,12 +119,13 @@ def updates_per_batch(options: Any) -> int:
 def make_update(
   config: ConfigDict, model, value_model, txs, *, eos_ids: tuple[int, ...] = ()
 ) -> Callable:
-  """Jitted update(state, frozen, rollout, scores) -> (state, metrics).
+  """Jitted update(state, frozen, rollout, scores, texts) -> (state, metrics).
 
   With REINFORCE it is the step that the paper describes in App. F: one forward
   of the reference, one forward and backward of policy and value, one optimiser
   step each. Gradients are accumulated over `config.num_microbatches` in each
-  step. Metrics are means over all steps of the batch.
+  step. Metrics are means over all steps of the batch. `texts` are those of
+  _ptx.py, or None.
 
   Args:
     config: of the stage.
@@ -133,13 +141,20 @@ def make_update(
     make_loss(config, algorithm, options, model, values_of), has_aux=True
   )
 
+  add_texts = _ptx.make_add(config, model)
+
   def optimise(models, frozen: _lora.Frozen, batch: _Batch):
     grads, metrics = step.accumulate(
       lambda trained, part: grad_fn(trained, frozen, part),
       params_of(models),
-      batch,
+      batch._replace(texts=None),
       config.num_microbatches,
     )
+    if batch.texts is not None:
+      grads['policy'], found = add_texts(
+        grads['policy'], models['policy'].params, frozen, batch.texts
+      )
+      metrics |= found
     ready = models['policy'].step >= config.policy_delay * count
     enabled = {'policy': ready, 'value': True}
     new = {}
@@ -151,7 +166,9 @@ def make_update(
     return new, metrics
 
   @step.jit_step
-  def update(state: RLState, frozen: _lora.Frozen, rollout: Rollout, scores):
+  def update(
+    state: RLState, frozen: _lora.Frozen, rollout: Rollout, scores, texts=None
+  ):
     scores, reward_stats = scale_rewards(
       config.reward_scaling, scores, state.reward_stats
     )
@@ -175,7 +192,7 @@ def make_update(
       values = values_of(params_of(models), frozen, rollout)
       targets = algorithm.targets(rollout, values=values, **given)
       kept, metrics = algorithm.observe(rollout, **given)
-    batch = _Batch(rollout, scores, ref_logprobs, targets)
+    batch = _Batch(rollout, scores, ref_logprobs, targets, texts)
     order = make_order(
       config.seed, models['policy'].step, scores.shape[0], options
     )
@@ -312,6 +329,9 @@ def rollout_metrics(
   return {
     'objective/scores_std': scores.std(),
     'val/response_length': lengths.mean(),
+    'val/repeated_3grams': ngrams.repeated_share(
+      rollout.response_tokens, rollout.response_mask
+    ).mean(),
     'val/num_eos_tokens': ended.sum(),
   }
 

@@ -51,7 +51,7 @@ def base_config(stage: str) -> ConfigDict:
   c.log_every = 10  # steps between log lines; metrics.jsonl has every step
   c.tensorboard = False  # needs the extra [tensorboard]
   c.wandb = False  # needs the extra [wandb]
-  c.debug = False  # tracebacks instead of one-line errors
+  c.debug = False  # tracebacks, and checks for NaNs and bad rollouts
   return c
 
 
@@ -84,10 +84,12 @@ def optimizer_config(learning_rate: float, name: str = 'adafactor'):
   c.name = name
   c.learning_rate = learning_rate
   c.warmup_steps = 0
-  c.schedule = 'constant'  # or 'cosine', 'linear' (to zero at the last step)
+  c.schedule = 'constant'  # or 'cosine', 'linear', down to the last step
+  c.end_share = 0.0  # share of the learning rate that these end at
   c.weight_decay = 0.0
   c.b1 = 0.9
   c.b2 = 0.999
+  c.eps = 1e-8
   c.clip_norm = 1.0  # global gradient norm; 0 = no clipping
   return c
 
@@ -133,8 +135,9 @@ def session(config: ConfigDict, workdir) -> Iterator[Session | None]:
     mesh = sharding.make_mesh(config.mesh.to_dict())
     _options.check_batch(config, mesh.shape['data'] * mesh.shape['fsdp'])
     rules = {**sharding.DEFAULT_RULES, **config.sharding_rules.to_dict()}
-    with jax.set_mesh(mesh):
+    with jax.set_mesh(mesh), jax.debug_nans(config.debug):
       yield Session(path, config, mesh, rules)
+    sharding.wait_for_all(str(path))  # the next stage reads what this one wrote
 
 
 @contextlib.contextmanager
@@ -227,8 +230,13 @@ def load_reward_model(path: str, s: Session) -> Loaded:
 
 
 def load_examples(block: ConfigDict) -> list[datasets.Example]:
-  """Examples of a data block, the first `size` of them."""
+  """Examples of a data block, the first `size` of them.
+
+  The option `side`, 'chosen' or 'rejected', of any data set with pairs makes
+  that one the response.
+  """
   options = dict(block.options)
+  side = options.pop('side', '')
   load = inspect.signature(datasets.load_module(block.name).load)
   known = list(load.parameters)[2:]
   _options.check_known(options, known, f'{block.name}.options')
@@ -237,7 +245,7 @@ def load_examples(block: ConfigDict) -> list[datasets.Example]:
   examples = datasets.load_dataset(
     block.name, block.path or None, block.split, **options
   )
-  return list(examples)
+  return datasets.take_side(examples, side) if side else list(examples)
 
 
 def fit_prompts(

@@ -1,56 +1,62 @@
 """Evaluation: how good did each policy become, and how good was the feedback?
 
-Every policy answers the same held-out prompts; a judge (the tiny world's
-oracle, a labeler or a reward model) compares the answers with the baseline's.
-Beside win rates stand length-corrected win rates, KL to the reference, length
-and repetition, the labelers' alignment with human labels and the reward
-models' accuracy (paper section 3.3, App. B, I, J).
+Every policy answers the same held-out prompts, or has answered them in a file;
+a judge (the tiny world's oracle, a labeler, a reward model, people) compares
+the answers with the baseline's. Beside win rates stand length-corrected win
+rates, KL to the reference, length and repetition, the labelers' alignment with
+human labels and the reward models' accuracy (paper section 3.3, App. B, I, J).
+It leaves a report, and a page on which people rate the same answers blindly.
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rlaif_jax import evaluators, sharding
-from rlaif_jax.core import kl, masking
-from rlaif_jax.data import tokenizer as tokenizer_lib
-from rlaif_jax.data import transforms
+from rlaif_jax import evaluators
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.inference import decode, score
-from rlaif_jax.models import locate
-from rlaif_jax.rewards.reward_model import decode_responses
-from rlaif_jax.stages import _judges, _options, _report, common, reward
+from rlaif_jax.evaluators import reward_accuracy
+from rlaif_jax.rating import page as rating_page
+from rlaif_jax.rating import sheet
+from rlaif_jax.report import write as report
+from rlaif_jax.stages import (
+  _axes,
+  _cost,
+  _judges,
+  _options,
+  _report,
+  _samples,
+  common,
+  reward,
+)
 from rlaif_jax.training import progress
 from rlaif_jax.training import workdir as workdir_lib
+
+RATING_PAGE = 'rating.html'
 
 
 def default_config() -> ConfigDict:
   """Sampling at the training temperature, baseline = reference = SFT."""
   c = common.base_config('evaluate')
   c.data = common.data_config('tldr', 'test')
+  # Answers in a file instead of policies: samples.jsonl of another
+  # evaluation, or of your own; rows of `prompt` and `responses` {name: text}
+  c.samples = ''
   c.policies = ConfigDict(sort_keys=False)  # name -> path, the baseline too
+  # Policy -> text before its prompts, such as the best of sample.instructions
+  c.instructions = ConfigDict(sort_keys=False)
+  c.notes = ConfigDict(sort_keys=False)  # policy -> what a reader should know
   c.baseline = 'sft'  # also the KL reference
   c.dtype = 'float32'
   c.max_prompt = 1024
   c.max_response = 128
   c.batch_size = 64
   c.sampling = common.sampling_config(0.9)
-  c.judge = ConfigDict(
-    dict(
-      # 'oracle' (tiny world), 'labeler', 'reward_model' or 'none'
-      name='oracle',
-      path='',  # of the labeler or the reward model
-      prompt='summary_score',  # of the labeler, as is what follows
-      max_tokens=4096,
-      batch_size=64,
-      dtype='float32',
-    )
-  )
+  c.num_samples = 1  # of each prompt, by each policy; best_of_n wants several
+  c.judge = _judges.config()
+  c.axes = ConfigDict(sort_keys=False)  # name -> what scores it; see _axes.py
+  c.reader = common.model_config('')  # model whose perplexity is reported
   # rlaif_jax/evaluators/<name>.py -> fields of its Config
   c.evals = ConfigDict(
     dict(win_rate={}, length_control={}, text={}), sort_keys=False
@@ -59,11 +65,14 @@ def default_config() -> ConfigDict:
   c.labels = ConfigDict(sort_keys=False)  # name -> path of a label stage
   c.reward_models = ConfigDict(sort_keys=False)  # name -> path
   c.human_data = common.data_config('tldr', 'valid')  # for reward models
+  # The page for people: 'pairwise', 'ranking', 'harmless', '' for none; 'auto'
+  # compares two policies, and ranks more
+  c.rating = ConfigDict(dict(mode='auto', limit=50))
   return c
 
 
 def run(config: ConfigDict, workdir) -> None:
-  """Writes `samples.jsonl` and `summary.json`, and prints the table."""
+  """Writes samples, summary, rating page and report, and prints the table."""
   with common.session(config, workdir) as s:
     if s is not None:
       _run(s)
@@ -74,30 +83,24 @@ def run(config: ConfigDict, workdir) -> None:
 def _run(s: common.Session) -> None:
   config = s.config
   check(config)
-  examples = load_prompts(config)
-  sampled = {}
-  bar = progress.Progress(s.workdir.name, len(config.policies))
-  for number, (name, path) in enumerate(config.policies.items(), 1):
-    sampled[name] = sample(s, name, path, examples)
-    bar.update(number, {})
+  bar = progress.Progress(s.workdir.name, max(1, len(config.policies)))
+  examples, sampled = _samples.collect(s, bar)
   bar.close()
   samples = {name: found.responses for name, found in sampled.items()}
-  judge = _judges.make(s, examples)
-  scores = {n: judge(texts) for n, texts in samples.items()} if judge else {}
-  write_samples(s.workdir / 'samples.jsonl', examples, samples, scores)
-  context = evaluators.Context(
-    examples=examples,
-    samples=samples,
-    baseline=config.baseline,
-    scores=scores,
-    kl={n: x.kl for n, x in sampled.items() if x.kl is not None},
-    ended={n: x.ended for n, x in sampled.items()},
-  )
+  verdicts = _judges.judge(s, examples, samples)
+  if jax.process_index() == 0:
+    _samples.write(
+      s.workdir / _samples.FILE, examples, samples, verdicts.scores
+    )
+    write_rating_page(s)
+  context = make_context(s, examples, sampled, verdicts)
   summary = {
     'baseline': config.baseline,
     'policies': list(samples),
+    'notes': config.notes.to_dict(),
     'judge': _judges.describe(config),
-    'metrics': evaluate_all(context, config),
+    'axes': _axes.describe(config),
+    'metrics': {**evaluate_all(context, config), **costs(config)},
     'labelers': {
       name: finished_labels(name, path) for name, path in config.labels.items()
     },
@@ -107,6 +110,36 @@ def _run(s: common.Session) -> None:
     },
   }
   workdir_lib.finish(s.workdir, summary)
+  report.quietly(s.workdir)
+
+
+def make_context(
+  s: common.Session,
+  examples: list[Example],
+  sampled: dict[str, _samples.Sampled],
+  verdicts: _judges.Verdicts,
+) -> evaluators.Context:
+  """What the evaluators look at; of people's scores the prompts they rated."""
+  rows = verdicts.rows(len(examples))
+  examples = [examples[i] for i in rows]
+  samples = {n: [x.responses[i] for i in rows] for n, x in sampled.items()}
+  return evaluators.Context(
+    examples=examples,
+    samples=samples,
+    baseline=s.config.baseline,
+    scores={n: np.asarray(v)[rows] for n, v in verdicts.scores.items()},
+    preferred=verdicts.preferred,
+    averaged=verdicts.averaged,
+    flipped=verdicts.flipped,
+    axes=_axes.score(s, examples, samples),
+    nats=_samples.read(s, examples, samples),
+    kl={n: x.kl for n, x in sampled.items() if x.kl is not None},
+    ended={
+      n: [x.ended[i] for i in rows]
+      for n, x in sampled.items()
+      if x.ended is not None
+    },
+  )
 
 
 def check(config: ConfigDict) -> None:
@@ -117,18 +150,34 @@ def check(config: ConfigDict) -> None:
       an evaluator or an option of one does not exist; names the key.
     FileNotFoundError: `config.labels` names a stage that has not finished.
   """
-  names = list(config.policies)
+  if config.samples and config.policies:
+    raise ValueError(
+      'config.samples and config.policies are both set; responses come from '
+      'one of them'
+    )
+  names = _samples.names_in(config)
   pairs = {n for pair in config.head_to_head for n in pair}
-  for key, wanted in (('baseline', {config.baseline}), ('head_to_head', pairs)):
+  for key, wanted in (
+    ('baseline', {config.baseline}),
+    ('head_to_head', pairs),
+    ('instructions', set(config.instructions)),
+    ('notes', set(config.notes)),
+  ):
     if missing := sorted(wanted - set(names)):
       raise ValueError(
         f'config.{key} names {missing[0]!r}, which is not in config.policies; '
         f'there are: {", ".join(names) or "none"}'
       )
+  if config.rating.mode not in ('', 'auto', *sheet.MODES):
+    raise ValueError(
+      f'config.rating.mode={config.rating.mode!r}; use one of auto, '
+      f"{', '.join(sheet.MODES)}, or '' for no page"
+    )
   for name, path in config.labels.items():
     finished_labels(name, path)
   evaluator_configs(config)
-  _judges.check(config)
+  _judges.check(config, names)
+  _axes.check(config)
 
 
 def evaluator_configs(config: ConfigDict) -> dict:
@@ -151,6 +200,16 @@ def evaluate_all(context, config: ConfigDict) -> dict[str, float]:
   return metrics
 
 
+def costs(config: ConfigDict) -> dict[str, float]:
+  """`cost/<what>/<policy>`: what it took from the baseline to each policy."""
+  start = config.policies.get(config.baseline, '')
+  return {
+    f'cost/{key}/{name}': value
+    for name, path in config.policies.items()
+    for key, value in _cost.of(path, start).items()
+  }
+
+
 def finished_labels(name: str, path: str) -> dict:
   """The summary of a label stage."""
   summary = workdir_lib.finished(path)
@@ -162,134 +221,29 @@ def finished_labels(name: str, path: str) -> dict:
   return summary
 
 
-# -- samples ------------------------------------------------------------------
+def write_rating_page(s: common.Session) -> None:
+  """The page on which people rate these samples, with its key beside it.
 
-
-def load_prompts(config: ConfigDict) -> list[Example]:
-  """The prompts, as they fit every policy: all answer the same ones."""
-  examples = common.load_examples(config.data)
-  for path in dict.fromkeys(config.policies.values()):
-    examples = common.fit_prompts(
-      examples,
-      tokenizer_lib.load_tokenizer(locate.resolve(path)),
-      config.max_prompt,
-      config.data.overflow,
-      common.source(config.data),
-    )
-  return examples
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampled:
-  """What one policy answered.
-
-  Attributes:
-    responses: one text per prompt.
-    ended: whether each came to its end token, and was not cut.
-    kl: mean sequence KL to the baseline in nats; None where the baseline has
-      other tokens, and so no probability of these ones.
+  One policy alone has nothing to be compared with, and gets none.
   """
-
-  responses: list[str]
-  ended: list[bool]
-  kl: float | None
-
-
-def sample(
-  s: common.Session, name: str, path: str, examples: Sequence[Example]
-) -> Sampled:
-  """Answers of the policy at `path`; a restart reads what was sampled."""
-  file = s.workdir / 'samples' / f'{name}.json'
-  if file.is_file():
-    return Sampled(**json.loads(file.read_text()))
-  config = s.config
-  loaded = _load(s, path)
-  reference = _load(s, config.policies[config.baseline])
-  common.check_context(
-    loaded.model, max_prompt=config.max_prompt, max_response=config.max_response
-  )
-  generate = decode.make_generate(
-    loaded.model,
-    max_new_tokens=config.max_response,
-    sampling=common.make_sampling(config.sampling),
-    eos_ids=loaded.tokenizer.eos_ids,
-    pad_id=loaded.tokenizer.pad_id,
-  )
-  same_tokens = loaded.tokenizer.fingerprint == reference.tokenizer.fingerprint
-  divergence = make_divergence(loaded, reference, config.sampling.temperature)
-  key, size = jax.random.key(config.seed), config.batch_size
-  texts, ended, divergences = [], [], []
-  for at in range(0, len(examples), size):
-    part = list(examples[at : at + size])
-    filled = part + part[-1:] * (size - len(part))
-    batch = transforms.prompt_batch(filled, loaded.tokenizer, config.max_prompt)
-    rollout = generate(
-      loaded.params,
-      sharding.shard_batch(batch, s.mesh),
-      key,
-      np.arange(at, at + size, dtype=np.int32),
-    )
-    texts += decode_responses(rollout, loaded.tokenizer)[: len(part)]
-    last = sharding.to_host(has_ended(rollout, loaded.tokenizer.eos_ids))
-    ended += last[: len(part)].tolist()
-    if same_tokens:
-      found = divergence(loaded.params, reference.params, rollout)
-      divergences.append(sharding.to_host(found)[: len(part)])
-  mean = float(np.concatenate(divergences).mean()) if divergences else None
-  sampled = Sampled(texts, ended, mean)
-  file.parent.mkdir(exist_ok=True)
-  workdir_lib.write_json_atomic(file, dataclasses.asdict(sampled))
-  return sampled
+  block, file = s.config.rating, s.workdir / RATING_PAGE
+  rows = sheet.read_samples(s.workdir / _samples.FILE)
+  count, mode = len(rows[0]['responses']), block.mode
+  if mode == 'auto':
+    mode = 'ranking' if 2 < count <= len(sheet.LETTERS) else 'pairwise'
+  if not mode or file.exists() or (count == 1 and mode != 'harmless'):
+    return
+  made = sheet.make(rows, mode, (), block.limit, s.config.seed)
+  rating_page.write(made, file)
+  common.say(f'rate the samples yourself: {file}')
 
 
-def has_ended(rollout, eos_ids: Sequence[int]) -> jax.Array:
-  """Whether each response holds an end token, bool [B]."""
-  ends = jnp.isin(rollout.response_tokens, jnp.array(eos_ids))
-  return (ends & rollout.response_mask).any(-1)
-
-
-def _load(s, path: str) -> common.Loaded:
-  block = common.model_config(path)
-  block.dtype = s.config.dtype
-  return common.load_policy(block, s)
-
-
-def make_divergence(policy, reference, temperature: float):
-  """Jitted sequence KL(policy || reference) [B] of a rollout, k1 estimator."""
-
-  @jax.jit
-  def divergence(params, ref_params, rollout):
-    ours, theirs = (
-      score.response_stats(
-        loaded.model, p, rollout, temperature=temperature
-      ).logprobs
-      for loaded, p in ((policy, params), (reference, ref_params))
-    )
-    return masking.masked_sum(
-      kl.k1(ours, theirs), rollout.response_mask, axis=-1
-    )
-
-  return divergence
-
-
-def write_samples(path, examples, samples: Mapping, scores: Mapping) -> None:
-  """Side-by-side texts, one prompt a line."""
-  lines = []
-  for i, example in enumerate(examples):
-    row = {'id': example.id, 'prompt': example.prompt}
-    row['responses'] = {name: texts[i] for name, texts in samples.items()}
-    row['scores'] = {name: float(found[i]) for name, found in scores.items()}
-    if example.response:
-      row['reference'] = example.response
-    lines.append(json.dumps(row, ensure_ascii=False))
-  workdir_lib.write_text_atomic(path, '\n'.join(lines) + '\n')
-
-
-# -- reward models -----------------------------------------------------------
-
-
-def reward_model_accuracy(s: common.Session, path: str) -> dict[str, float]:
+def reward_model_accuracy(s: common.Session, path: str) -> dict:
   """Accuracy of a reward model on the human pairs of `config.human_data`."""
   loaded = common.load_reward_model(path, s)
   pairs = reward.human_pairs(s, loaded, s.config.human_data)
-  return reward.evaluate_pairs(s, loaded, loaded.model, loaded.params, pairs)
+  context = reward.scored_pairs(s, loaded, loaded.model, loaded.params, pairs)
+  return {
+    **reward_accuracy.evaluate(context, reward_accuracy.Config()),
+    'reliability': reward.reliability(context),
+  }

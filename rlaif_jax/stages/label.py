@@ -12,9 +12,11 @@ import dataclasses
 import time
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from rlaif_jax import sharding
 from rlaif_jax.data import datasets, records
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.evaluators import alignment, label_report, statistics
@@ -24,6 +26,7 @@ from rlaif_jax.training import progress
 from rlaif_jax.training import workdir as workdir_lib
 
 COST = 'labeler/cost/'  # of one label, in the summary
+SOURCES = ('labeler', 'human', 'dataset', 'random')
 
 
 def default_config() -> ConfigDict:
@@ -36,7 +39,7 @@ def default_config() -> ConfigDict:
   c.max_prompt = 1024  # for pairs='samples'
   c.max_response = 128  # for pairs='samples'
   # Or 'human': the data set's (simulated) human labels; or 'dataset': its
-  # labels, and they are not a human's.
+  # labels, and they are not a human's; or 'random': a coin, as a control.
   c.source = 'labeler'
   c.labeler = _labelers.config()
   c.calibration_data = common.data_config(
@@ -79,9 +82,9 @@ def run(config: ConfigDict, workdir) -> None:
 
 def check(config: ConfigDict) -> None:
   """Raises ValueError for a source that there is not."""
-  if config.source not in ('labeler', 'human', 'dataset'):
+  if config.source not in SOURCES:
     raise ValueError(
-      f"config.source={config.source!r}; use 'labeler', 'human' or 'dataset'"
+      f'config.source={config.source!r}; use one of {", ".join(SOURCES)}'
     )
   if config.source == 'dataset' and config.pairs != 'dataset':
     raise ValueError(
@@ -103,6 +106,7 @@ def label_all(
   which in batches of other rows they would not be.
   """
   done, chunk = records.done_ids(path), s.config.chunk
+  sharding.wait_for_all(f'{path} is read')
   last = max((i for i, e in enumerate(examples) if e.id in done), default=0)
   new, start = 0, time.monotonic()
   before = panel.work() if panel else {}
@@ -112,7 +116,8 @@ def label_all(
     different = [e for e in pairs(rows) if e.pair[0] != e.pair[1]]
     made = judge(different) if different else []
     made = [record for record in made if record.id not in done]
-    records.append(path, made)
+    if jax.process_index() == 0:
+      records.append(path, made)
     new += len(made)
     seconds = max(time.monotonic() - start, 1e-9)
     speed = {'perf/pairs_per_second': new / seconds}
@@ -123,6 +128,7 @@ def label_all(
       speed['perf/tokens_per_second'] = tokens / seconds
     bar.update(first + len(rows), {'labels': new, **speed})
   bar.close()
+  sharding.wait_for_all(f'{path} is written')
   result = {'time/label_s': time.monotonic() - start, **speed}
   if new:
     result |= {f'{COST}{key}': value / new for key, value in used.items()}
@@ -135,6 +141,11 @@ def label_all(
 def make_judge(s: common.Session, config: ConfigDict, panel):
   """judge(Examples with pairs) -> PreferenceRecords."""
   human = human_labels(config)
+  if config.source == 'random':
+    return lambda rows: [
+      _record(e, coin(config.seed, e), human=p, labeler='random')
+      for e, p in zip(rows, human(rows), strict=True)
+    ]
   if panel is None:
     by_human = config.source == 'human'
     return lambda rows: [
@@ -224,6 +235,15 @@ def human_labels(config: ConfigDict):
     ]
 
   return labels
+
+
+def coin(seed: int, example: Example) -> float:
+  """0 or 1, a function of the seed and the example's id alone.
+
+  Not of the numbers that a simulated human draws for it.
+  """
+  seeds = [*b'coin', seed, *example.id.encode()]
+  return float(np.random.default_rng(seeds).integers(2))
 
 
 def _record(example: Example, p_first: float, human, meta=(), **kwargs):

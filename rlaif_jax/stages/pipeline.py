@@ -1,11 +1,11 @@
 """Several stages in order, from one config: the main job.
 
 `config.steps` maps a name to a stage config; each runs in `workdir/<name>`.
-A path `step:NAME` in a stage config stands for that folder, so later steps
-take what earlier ones left. With several seeds the whole pipeline runs once
-per seed in `workdir/seed_<n>`, and the summaries are averaged; a step's own
-seed is added to the pipeline's. Stopped at any point and started again, it
-goes on where it was.
+A path `step:NAME` in a stage config stands for that folder, `step:NAME/FILE`
+for what is in it, so later steps take what earlier ones left. With several
+seeds the whole pipeline runs once per seed in `workdir/seed_<n>`, and the
+summaries are averaged; a step's own seed is added to the pipeline's. Stopped at
+any point and started again, it goes on where it was.
 """
 
 import json
@@ -18,6 +18,7 @@ import jax
 from ml_collections import ConfigDict
 
 from rlaif_jax import stages
+from rlaif_jax.report import write as report
 from rlaif_jax.stages import _options, _report, common
 from rlaif_jax.training import workdir as workdir_lib
 
@@ -39,12 +40,15 @@ def run(config: ConfigDict, workdir) -> None:
   with common.open_run(
     config, workdir, ignore=(*common.RUNTIME_KEYS, *ignore)
   ) as root:
+    new = workdir_lib.finished(root) is None
     check_steps(config)
     if not config.seeds:
       run_steps(config, root, config.seed)
     for seed in config.seeds:
       run_steps(config, root / f'seed_{seed}', seed)
     finish(config, root)
+    if new:
+      report.quietly(root)
 
 
 def check_steps(config: ConfigDict) -> None:
@@ -65,12 +69,15 @@ def check_steps(config: ConfigDict) -> None:
 
 
 def _references(value, key: str) -> Iterator[tuple[str, str]]:
-  """(key, NAME) of every 'step:NAME' below `value`."""
+  """(key, NAME) of every 'step:NAME' or 'step:NAME/FILE' below `value`."""
   if isinstance(value, dict):
     for name, inner in value.items():
       yield from _references(inner, f'{key}.{name}')
+  elif isinstance(value, tuple | list):
+    for inner in value:
+      yield from _references(inner, key)
   elif isinstance(value, str) and value.startswith('step:'):
-    yield key, value.removeprefix('step:')
+    yield key, value.removeprefix('step:').partition('/')[0]
 
 
 def finish(config: ConfigDict, root: pathlib.Path) -> None:
@@ -127,6 +134,8 @@ def resolve_steps(block: ConfigDict, root: pathlib.Path) -> ConfigDict:
     if isinstance(value, dict):
       items = {k: resolve(v) for k, v in value.items()}
       return ConfigDict(items, sort_keys=False)
+    if isinstance(value, tuple | list):
+      return tuple(resolve(v) for v in value)
     if isinstance(value, str) and value.startswith('step:'):
       return str(root / value.removeprefix('step:'))
     return value

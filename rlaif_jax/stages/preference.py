@@ -323,9 +323,8 @@ def make_evaluate(
     counts: dict[str, float] = {}
     for rows, weights in pipeline.eval_batches(len(human), s.config.batch_size):
       batch = make_batch(s.config, loaded, [human[i] for i in rows], weights)
-      _, metrics = compiled(
-        state.params, sharding.shard_batch(batch, s.mesh), None, frozen
-      )
+      placed = sharding.shard_batch(batch, s.mesh, whole=True)
+      _, metrics = compiled(state.params, placed, None, frozen)
       decided = weights * (batch.p_first != 0.5)
       for key, value in jax.device_get(metrics).items():
         # Losses are means over all pairs, the others over those decided.

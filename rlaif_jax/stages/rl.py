@@ -24,9 +24,17 @@ from ml_collections import ConfigDict
 from rlaif_jax import algorithms, rewards, sharding
 from rlaif_jax.core.types import Params
 from rlaif_jax.data import pipeline, transforms
-from rlaif_jax.inference import decode
 from rlaif_jax.models import lora
-from rlaif_jax.stages import _lora, common
+from rlaif_jax.stages import (
+  _debug,
+  _lora,
+  _ptx,
+  _rewards,
+  _sampler,
+  _value_start,
+  _watch,
+  common,
+)
 from rlaif_jax.stages._rl_update import (
   RLState,
   make_options,
@@ -43,7 +51,9 @@ def default_config() -> ConfigDict:
   c = common.base_config('rl')
   c.policy = common.model_config('')  # the SFT model
   c.reference = ''  # KL anchor; '' = the policy's starting point
-  c.value = ''  # start of the value model; '' = as the policy (App. G)
+  # Start of the value model, which may be a reward model; '' = as the policy
+  # (App. G).
+  c.value = ''
   c.data = common.data_config('tldr', 'train')
   c.max_prompt = 1024
   c.max_response = 128
@@ -52,16 +62,8 @@ def default_config() -> ConfigDict:
   c.num_steps = 0  # 0 = num_epochs over the prompts
   c.num_epochs = 8
   c.sampling = common.sampling_config(0.9)
-  c.reward = ConfigDict(
-    dict(
-      name='reward_model',  # rlaif_jax/rewards/<name>.py
-      path='',  # reward model, or labeler for name='direct'
-      prompt='summary_score',  # labeling prompt of name='direct'
-      max_tokens=4096,  # of a labeling prompt, for name='direct'
-      batch_size=64,  # rows scored at once, for name='direct'
-      dtype='float32',
-    )
-  )
+  c.sampler = _sampler.config()  # how they are made, fast and small
+  c.reward = _rewards.config()
   c.reward_scaling = 'none'  # or 'running': divide by the running std
   c.missing_eos_penalty = 0.0  # taken off the score of a response with no end
   # rlaif_jax/algorithms/<name>.py and its options, which belong together:
@@ -72,6 +74,8 @@ def default_config() -> ConfigDict:
   )
   c.optimizer = common.optimizer_config(1e-5)
   c.value_optimizer = common.optimizer_config(1e-5)
+  c.ptx = _ptx.config()  # other texts to learn beside; off by default
+  c.monitor = _watch.config()  # against reward hacking
   c.policy_delay = 0  # first steps in which only the value model learns
   c.checkpoint = common.checkpoint_config(every=100)
   return c
@@ -83,6 +87,10 @@ def run(config: ConfigDict, workdir) -> None:
     if s is None:
       return
     make_options(config)  # what is wrong with it is said before models load
+    _rewards.check(config.reward)
+    _ptx.check(config.ptx)
+    _sampler.check(config)
+    _watch.make_monitor(config.monitor)
     loaded = common.load_policy(config.policy, s)
     examples = common.load_prompts(
       config.data, loaded.tokenizer, config.max_prompt
@@ -106,7 +114,7 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
   num_steps = config.num_steps or max(
     1, config.num_epochs * len(examples) // num_prompts
   )
-  reward = rewards.load(config.reward.name).make(
+  reward = _rewards.make(
     config.reward,
     policy_tokenizer=loaded.tokenizer,
     mesh=s.mesh,
@@ -121,19 +129,16 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
     for name, block in blocks.items()
   }
   value_model, state, frozen = init_state(s, loaded, txs, key)
-  rollout_fn = decode.make_generate(
-    loaded.model,
-    max_new_tokens=config.max_response,
-    sampling=common.make_sampling(config.sampling),
-    eos_ids=loaded.tokenizer.eos_ids,
-    pad_id=loaded.tokenizer.pad_id,
-  )
+  rollout_fn = _sampler.make(config, loaded)
   update = make_update(
     config, loaded.model, value_model, txs, eos_ids=loaded.tokenizer.eos_ids
   )
 
+  texts = _ptx.make_texts(config, loaded)
+  judge = _watch.make_judge(s, loaded)
+
   def batch(at: int):
-    """The step's examples (all hosts'), this host's prompts and row ids."""
+    """The step's examples (all hosts'); this host's prompts, ids and texts."""
     rows = np.repeat(
       pipeline.batch_indices(config.seed, at, num_prompts, len(examples)), group
     )
@@ -141,19 +146,28 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
     prompts = transforms.prompt_batch(
       [examples[rows[i]] for i in ids], loaded.tokenizer, config.max_prompt
     )
-    return [examples[i] for i in rows], (prompts, ids)
+    return [examples[i] for i in rows], (prompts, ids, texts(at))
 
   batches = pipeline.prefetch(batch)
 
   def step_fn(state: RLState, at: int):
     chosen, arrays = batches(at)  # 1
-    prompts, row_ids = sharding.shard_batch(arrays, s.mesh)
+    prompts, row_ids, others = sharding.shard_batch(arrays, s.mesh)
     policy = frozen.policy_params(state.policy.params)
     rollout = rollout_fn(  # 2
       policy, prompts, jax.random.fold_in(key, at), row_ids
     )
     scores = reward.score(rollout, chosen)  # 3
-    return update(state, frozen, rollout, scores)  # 4-6
+    if config.debug:
+      _debug.check_rollout(
+        rollout,
+        scores,
+        vocab_size=loaded.model.config.vocab_size,
+        eos_ids=loaded.tokenizer.eos_ids,
+      )
+    state, metrics = update(state, frozen, rollout, scores, others)  # 4-6
+    found = {**rewards.spent(reward), **judge(rollout, chosen, at)}
+    return state, {**metrics, **found}
 
   with common.checkpointer_for(s, 'objective/rlhf_reward') as checkpointer:
     state = loop.run_loop(
@@ -165,6 +179,7 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
       save_every=config.checkpoint.every,
       log_every=config.log_every,
       describe=lambda at: batch(at)[1],
+      monitor=_watch.make_monitor(config.monitor),
       title=s.workdir.name,
       tokens_per_step=config.batch_size
       * (config.max_prompt + config.max_response),
@@ -187,8 +202,7 @@ def init_state(s: common.Session, loaded: common.Loaded, txs, key):
   policy = jax.tree.map(jnp.copy, policy)
   value_model, value_base, value = None, {}, None
   if 'value' in txs:
-    start = start_at(s, config.value, loaded) if config.value else loaded
-    value_model, params = common.scalar_from(start, s, key)
+    value_model, params = _value_start.load(s, loaded, config.value, key)
     value_base, trained = lora.split(value_model, params)
     value = train_state.create(trained, txs['value'], s.mesh)
   frozen = _lora.Frozen(
@@ -208,13 +222,5 @@ def init_state(s: common.Session, loaded: common.Loaded, txs, key):
 
 
 def start_at(s: common.Session, path: str, loaded: common.Loaded):
-  """The model at `path`, loaded as the policy was.
-
-  Where that has adapters it gets new ones, which change nothing as they are.
-  """
-  block = s.config.policy.copy_and_resolve_references()
-  block.path = path
-  if block.lora.path:
-    found = loaded.model.config.lora
-    block.lora.update(path='', **dataclasses.asdict(found))
-  return common.load_policy(block, s)
+  """The model at `path`, loaded as the policy was; see `_lora.like`."""
+  return common.load_policy(_lora.like(s.config.policy, path, loaded.model), s)

@@ -227,7 +227,7 @@ def make_evaluate(s, loaded, valid, loss_fn):
         row_weights=weights,
         overflow=config.overlong_response,
       )
-      batch = sharding.shard_batch(batch, s.mesh)
+      batch = sharding.shard_batch(batch, s.mesh, whole=True)
       loss, metrics = loss_fn(state.params, batch, None)
       weight = float(metrics['weight'])
       total, count = total + float(loss) * weight, count + weight

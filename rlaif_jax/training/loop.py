@@ -24,6 +24,7 @@ from rlaif_jax.training import metrics as metrics_lib
 from rlaif_jax.training import workdir as workdir_lib
 from rlaif_jax.training.checkpoint import Checkpointer
 from rlaif_jax.training.metrics import MetricWriter
+from rlaif_jax.training.monitor import Monitor
 from rlaif_jax.training.progress import Progress
 
 PREEMPTED = 42  # exit code: saved and left on request, start me again
@@ -45,6 +46,7 @@ def run_loop(
   eval_every: int = 0,
   evaluate: Callable[[State], Mapping[str, Any]] | None = None,
   describe: Callable[[int], Any] | None = None,
+  monitor: Monitor | None = None,
   title: str = 'train',
   tokens_per_step: int | None = None,
   clock: Callable[[], float] = time.monotonic,
@@ -68,6 +70,7 @@ def run_loop(
     evaluate: state -> metrics. They join the record of their step, so a step
       that is both evaluated and saved can be the best one.
     describe: index -> pytree of host arrays, the batch to store on a NaN.
+    monitor: may end the run early; it hears of a step one step late.
     title: name for the progress display.
     tokens_per_step: for perf/tokens_per_second.
     clock: seconds, for time/*.
@@ -76,25 +79,25 @@ def run_loop(
     FloatingPointError: a metric under loss/, objective/ or optim/ is NaN or
       infinite. `nan_step_<n>.json` (and .npz, see `describe`) hold the
       metrics; no checkpoint is written after that step.
-    SystemExit: code 42 after SIGTERM or a preemption notice, once the state
-      is saved.
+    SystemExit: code 42 after SIGTERM or a preemption notice, once saved.
     ValueError: the checkpoint is past `num_steps`, or does not fit `state`.
   """
   first, state = _resume(state, checkpointer, num_steps)
-  writer.truncate_after(first)
-  evaluates = evaluate is not None and eval_every > 0
+  leave = False
+  if _ended_before(first, monitor, writer):
+    return state
   meter = _Meter(num_steps, tokens_per_step, clock)
-  progress = Progress(title, num_steps, log_every, start=first, clock=clock)
-  record = _Recorder(writer, progress, meter, describe)
+  shown = Progress(title, num_steps, log_every, start=first, clock=clock)
+  record = _Recorder(writer, shown, meter, describe, monitor)
   with _Sigterm() as sigterm, record:
-    for index in range(first, num_steps):
-      state, metrics = step_fn(state, index)
-      done = index + 1
+    for done in range(first + 1, num_steps + 1):
+      state, metrics = step_fn(state, done - 1)
       record.finish()  # the step before this one
       record.begin(done, metrics)
       leave = checkpointer.reached_preemption(done) or sigterm.received
-      look = evaluates and (done == num_steps or _every(eval_every, done))
-      save = leave or done == num_steps or _every(save_every, done)
+      end = done == num_steps or record.stopped_before(done)
+      look = evaluate and eval_every and (end or _every(eval_every, done))
+      save = leave or end or _every(save_every, done)
       if not (look or save):
         continue
       # Nothing is built on this state before its metrics are checked.
@@ -103,13 +106,13 @@ def run_loop(
       if save:
         writer.flush()  # never a checkpoint ahead of its metrics
         checkpointer.save(done, state, saved)
-      if leave:
-        checkpointer.wait()
-        progress.close()
-        _say(f'{title}: told to stop; saved at step {done}/{num_steps}')
-        raise SystemExit(PREEMPTED)
+      if leave or end:
+        break
       meter.restart()
     checkpointer.wait()
+  if leave:
+    _say(f'{title}: told to stop; saved at step {done}/{num_steps}')
+    raise SystemExit(PREEMPTED)
   return state
 
 
@@ -147,6 +150,21 @@ def _resume(
   step, state = checkpointer.restore(abstract)
   _say(f'resuming from step {step} of {checkpointer.directory}')
   return step, state
+
+
+def _ended_before(
+  first: int, monitor: Monitor | None, writer: MetricWriter
+) -> bool:
+  """Whether the run that goes on after `first` has been ended by its monitor.
+
+  What was written of later steps is dropped.
+  """
+  writer.truncate_after(first)
+  if monitor is None:
+    return False
+  past = metrics_lib.read_metrics(writer.workdir)
+  monitor.replay(row for row in past if row['step'] <= first)
+  return monitor.stopped_at is not None and monitor.stopped_at < first
 
 
 def _stop_if_not_finite(
@@ -212,9 +230,10 @@ class _Recorder:
     progress: Progress,
     meter: '_Meter',
     describe: Callable[[int], Any] | None,
+    monitor: Monitor | None,
   ):
     self._writer, self._progress = writer, progress
-    self._meter, self._describe = meter, describe
+    self._meter, self._describe, self._monitor = meter, describe, monitor
     self._pending = None  # (step, metrics), on the device
     self._settled = None  # (step, record), on the host
 
@@ -240,7 +259,17 @@ class _Recorder:
     record |= fetch(evaluated or {})
     self._writer.write_scalars(done, record)
     self._progress.update(done, record)
+    if self._monitor:
+      self._monitor.watch(done, record)
     return record
+
+  def stopped_before(self, done: int) -> bool:
+    """Whether the monitor ended the run at a step before `done`."""
+    at = self._monitor.stopped_at if self._monitor else None
+    if at is None or at >= done:
+      return False
+    _say(f'the monitor ends the run at step {done}')
+    return True
 
   def __enter__(self) -> '_Recorder':
     return self

@@ -32,7 +32,8 @@ class OptimizerConfig:
   name: str = 'adafactor'
   learning_rate: float = 1e-5  # at the end of warm-up
   warmup_steps: int = 0  # linear; step i of them runs at (i + 1) / warmup
-  schedule: str = 'constant'  # after warm-up; the others end at 0
+  schedule: str = 'constant'  # after warm-up; the others fall
+  end_share: float = 0.0  # of learning_rate, where a falling schedule ends
   total_steps: int = 0  # length with warm-up; not needed for 'constant'
   weight_decay: float = 0.0  # p -= learning_rate * weight_decay * p
   b1: float = 0.9  # adam, adamw, sgd; adafactor has no momentum
@@ -66,6 +67,10 @@ class OptimizerConfig:
         raise ValueError(
           f'optimizer {key}={getattr(self, key)}; it must be in [0, 1)'
         )
+    if not 0 <= self.end_share <= 1:
+      raise ValueError(
+        f'optimizer end_share={self.end_share}; it must be in [0, 1]'
+      )
     if self.name == 'adam' and self.weight_decay:
       raise ValueError("optimizer name='adam' has no weight_decay; use 'adamw'")
     if self.schedule != 'constant' and self.total_steps <= self.warmup_steps:
@@ -87,7 +92,8 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
 
   Warm-up step i runs at learning_rate * (i + 1) / warmup_steps, so that no
   step is wasted at rate 0. With T = total_steps - warmup_steps and x the share
-  of T that is done, cosine runs at (1 + cos(pi x)) / 2 and linear at 1 - x.
+  of T that is done, cosine runs at (1 + cos(pi x)) / 2 and linear at 1 - x, or
+  as far above end_share as that is above 0.
   """
   after = max(config.total_steps - config.warmup_steps, 1)
 
@@ -100,6 +106,8 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
       'cosine': (1 + jnp.cos(jnp.pi * x)) / 2,
       'linear': 1 - x,
     }[config.schedule]
+    if config.end_share:
+      shape = config.end_share + (1 - config.end_share) * shape
     factor = jnp.where(count < config.warmup_steps, warm, shape)
     return config.learning_rate * factor
 

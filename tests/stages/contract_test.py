@@ -17,8 +17,28 @@ _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 # Every config file with the arguments that its docstrings speak of.
 ARGUMENTS = {
   'alignment': ('', 'smoke', 'pairs=64'),
-  'evaluate': ('', 'smoke'),
+  'average': ('', 'smoke'),
+  'constitutional': (
+    '',
+    'smoke',
+    'steps=8,rounds=2,constitution=harmless_constitution,prompt=harmless_base',
+    'model=ORG/HELPFUL,labeler=ORG/LABELER,data=hh,path=harmless.jsonl',
+  ),
+  'evaluate': (
+    '',
+    'smoke',
+    'samples=samples.jsonl,baseline=sft',
+    'samples=runs/evaluate,judge=labeler',
+    'samples=runs/evaluate,judge=human,evals=overlap+perplexity+ranking',
+  ),
+  'iterated': (
+    '',
+    'smoke',
+    'loop=dpo,labeler=self',
+    'loop=rl,labeler=tiny:xs,rounds=2,labels=64',
+  ),
   'label': ('', 'smoke'),
+  'methods': ('', 'smoke', 'seeds', 'only=rlaif+dpo+rest', 'only=hir,smoke'),
   'paper': (
     '',
     'task=tldr,model=google/gemma-2b,labeler=ORG/NAME',
@@ -43,30 +63,62 @@ ARGUMENTS = {
     'loss=orpo',
     'loss=cpl,smoke',
   ),
-  'reward': ('', 'smoke'),
+  'reward': (
+    '',
+    'smoke',
+    'loss=margin',
+    'loss=margin_large',
+    'loss=margin_label',
+    'loss=kway',
+    'loss=margin,smoke',
+    'loss=kway,smoke',
+  ),
   'rl': (
     '',
     'smoke',
     'direct',
     'algorithm=ppo',
+    'algorithm=instructgpt',
+    'algorithm=llama2',
     'algorithm=rloo',
     'algorithm=grpo',
     'algorithm=dr_grpo',
     'algorithm=dapo',
     'algorithm=gspo',
     'algorithm=reinforce_pp',
+    'algorithm=online_dpo',
     'algorithm=ppo,smoke',
+    'algorithm=instructgpt,smoke',
     'algorithm=dapo,smoke',
+    'algorithm=online_dpo,smoke',
   ),
   'rlaif': ('', 'smoke', 'seeds', 'seeds,smoke'),
+  'sample': (
+    '',
+    'smoke',
+    'method=sample,policy=runs/sft,data=tldr,path=posts.jsonl,samples=8',
+    'method=rejection,policy=runs/sft,reward=runs/reward,rounds=3',
+    'method=rest,smoke',
+    'method=hir,smoke',
+    'method=imitation,policy=LABELER,model=runs/sft',
+  ),
   'sft': ('', 'smoke'),
+  'study': (
+    '',
+    'smoke',
+    'data=Dahoas/rm-static,models=EleutherAI/gpt-neo-125m,'
+    'labeler=Qwen/Qwen3-0.6B',
+    'data=hh.jsonl,models=A/B-70m+A/B-1.6b,labeler=L,judge=J,prompts=p.jsonl,'
+    'holdout=0.1,'
+    'pairs=64,steps=10,batch=8,prompt=96,response=32,rate=1e-4,eval_size=16',
+  ),
   'tiny_labelers': ('', 'size=xs', 'size=s', 'size=l', 'size=l,smoke'),
 }
 # Blocks whose keys are the user's to choose.
 FREE = {
-  'algorithm_config', 'architecture', 'evals', 'labels', 'loss_options', 'mix',
-  'options',
-  'policies', 'reward_models', 'sharding_rules',
+  'algorithm_config', 'architecture', 'axes', 'evals', 'instructions',
+  'labels', 'loss_options', 'mix', 'notes', 'options', 'policies',
+  'reward_models', 'sharding_rules',
 }  # fmt: skip
 
 
@@ -180,7 +232,13 @@ def test_config_file_says_how_to_run_it(config_module, name):
     module.get_config('nonsense=1')
 
 
-@pytest.mark.parametrize('name', ['rlaif', 'paper', 'tiny_labelers'])
+@pytest.mark.parametrize(
+  'name',
+  [
+    'rlaif', 'paper', 'study', 'tiny_labelers', 'constitutional', 'iterated',
+    'methods', 'sample',
+  ],
+)  # fmt: skip
 def test_pipelines_name_steps_before_them(config_module, name):
   for arg in ARGUMENTS[name]:
     config = config_module(name).get_config(arg)

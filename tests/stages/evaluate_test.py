@@ -10,7 +10,7 @@ from rlaif_jax.data import transforms
 from rlaif_jax.data.datasets import tiny_tldr
 from rlaif_jax.data.tokenizer import load_tokenizer
 from rlaif_jax.models import hf
-from rlaif_jax.stages import _report, evaluate
+from rlaif_jax.stages import _report, _samples, evaluate
 
 
 def make_config(model, other='', **overrides):
@@ -195,6 +195,8 @@ def test_labels_and_reward_models_are_reported(
   assert summary['labelers'] == {'ai': labels}
   accuracy = summary['reward_models']['ai']['eval_rewards/accuracies/model']
   assert accuracy * 14 == pytest.approx(round(accuracy * 14))  # ties: half
+  [curve] = summary['reward_models']['ai']['reliability'].values()
+  assert sum(count for *_, count in curve) == 7
   shown = capsys.readouterr().out
   assert '75.0%' in shown
   assert f'{accuracy:.1%}' in shown
@@ -237,7 +239,11 @@ def test_rows_of_the_headline_table():
       {'evals': {'win_rate': {'tie_margn': 1}}},
       r'config.evals.win_rate.tie_margn is unknown; did you mean tie_margin\?',
     ),
-    ({'judge.name': 'human'}, "judge.name='human'; use 'oracle'"),
+    ({'judge.name': 'humans'}, "judge.name='humans'; use 'oracle'"),
+    (
+      {'judge.name': 'human'},
+      'judge.path is empty: name the key of the rating',
+    ),
     ({'data.name': 'jsonl'}, "'jsonl' has no oracle"),
     ({'judge.name': 'reward_model'}, 'config.judge.path is empty'),
     (
@@ -252,7 +258,7 @@ def test_rows_of_the_headline_table():
 def test_bad_config(
   tiny_model, tmp_path, one_device, monkeypatch, overrides, message
 ):
-  monkeypatch.setattr(evaluate.decode, 'make_generate', None)
+  monkeypatch.setattr(_samples.decode, 'make_generate', None)
   config = make_config(tiny_model)
   for key, value in overrides.items():
     block, _, field = key.rpartition('.')

@@ -356,10 +356,48 @@ def test_prompts_over_the_limit(tiny_model, tmp_path, one_device):
     label.run(config, tmp_path / 'other')
 
 
+def test_random_labels(tmp_path, one_device):
+  """A coin for each pair: half of them, whatever the human or the order."""
+  found = {}
+  for seed in (0, 1):
+    config = make_config('', source='random', pairs='dataset', seed=seed)
+    config.data.update(split='preferences', size=400)
+    label.run(config, tmp_path / str(seed))
+    found[seed] = records.read(tmp_path / str(seed) / NAME)
+  rows = found[0]
+  said = np.array([r.p_first for r in rows])
+  human = np.array([r.meta['human_p_first'] for r in rows])
+  assert set(said) == {0.0, 1.0}
+  assert {r.labeler for r in rows} == {'random'}
+  # Four standard deviations of 400 coins are 0.1.
+  assert abs(said.mean() - 0.5) < 0.1
+  assert abs((said == human).mean() - 0.5) < 0.1
+  other = np.array([r.p_first for r in found[1]])
+  assert abs((said == other).mean() - 0.5) < 0.1
+  examples = label.common.load_examples(config.data)
+  assert [label.coin(0, e) for e in examples[:50]] == said[:50].tolist()
+
+
+def test_random_labels_are_not_the_simulated_human_s(one_device):
+  """That draws a number for each row, too."""
+  config = make_config('', source='random')
+  config.data.size = 300
+  human = label.human_labels(config)
+  rows = [
+    dataclasses.replace(e, pair=('a b', 'a b c'))
+    for e in label.common.load_examples(config.data)
+  ]
+  same = [
+    label.coin(config.seed, e) == p
+    for e, p in zip(rows, human(rows), strict=True)
+  ]
+  assert abs(np.mean(same) - 0.5) < 0.12
+
+
 @pytest.mark.parametrize(
   ('overrides', 'message'),
   [
-    ({'source': 'oracle'}, "source='oracle'; use 'labeler'"),
+    ({'source': 'oracle'}, "source='oracle'; use one of labeler, human"),
     ({'pairs': 'sample'}, "pairs='sample'; use 'dataset'"),
     ({'source': 'dataset'}, "source='dataset' takes labels of .* own pairs"),
     ({'labeler.prompt': 'summery'}, "'summery'; use one of .*summary_base"),

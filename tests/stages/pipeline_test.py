@@ -72,6 +72,34 @@ def test_blocks_keep_the_order_that_they_were_given(tmp_path):
   ]  # fmt: skip
 
 
+def test_steps_within_lists_and_options(tmp_path, fake):
+  """Several models of a step, and those that a reward's options name."""
+  block = fake_config()
+  block.models = ('step:one', 'x', 'step:two')
+  block.options = ConfigDict(convert_dict=False)
+  block.options = {'others': ('step:one',), 'safety': 'step:two', 'n': 1}
+  found = pipeline.resolve_steps(block, tmp_path)
+  one, two = f'{tmp_path}/one', f'{tmp_path}/two'
+  assert found.models == (one, 'x', two)
+  assert found.options.to_dict() == {'others': (one,), 'safety': two, 'n': 1}
+  config = make_config({'one': fake_config(), 'three': block})
+  with pytest.raises(ValueError, match='steps.three.* step:two is no step'):
+    pipeline.check_steps(config)
+
+
+def test_a_file_in_a_step(tmp_path, fake, one_device):
+  steps = {
+    'one': fake_config(),
+    'two': fake_config('step:one/samples/selected.jsonl'),
+  }
+  pipeline.run(make_config(steps), tmp_path)
+  file = f'{tmp_path}/one/samples/selected.jsonl'
+  assert fake.runs[1] == ('two', 0, file)
+  late = {'two': steps['two'], 'one': steps['one']}
+  with pytest.raises(ValueError, match='step:one is no step before'):
+    pipeline.check_steps(make_config(late))
+
+
 def test_seeds_are_run_apart_and_averaged(tmp_path, fake, one_device):
   steps = {'one': fake_config(), 'two': fake_config('step:one')}
   config = make_config(steps, seeds=(1, 3, 5))
@@ -212,3 +240,6 @@ def test_real_stages_take_what_the_one_before_left(
   assert (tmp_path / 'reward' / 'model' / 'reward_stats.json').is_file()
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert summary['pairs'] == 8
+  [curve] = summary['reliability'].values()
+  assert sum(count for *_, count in curve) == 4
+  assert 'Reward models' in (tmp_path / 'report' / 'index.html').read_text()

@@ -17,6 +17,7 @@ import time
 import pytest
 
 from rlaif_jax.data import records
+from rlaif_jax.stages import sample
 from rlaif_jax.training.metrics import read_metrics
 
 STEPS = 24
@@ -64,6 +65,19 @@ def commands(tiny_model, tiny_reward_model):
       '--config.reward.name=reward_model',
       f'--config.reward.path={tiny_reward_model}',
     ),
+    # Other texts beside the rollouts.
+    'ptx': (
+      '--config=configs/rl.py:algorithm=instructgpt,smoke', *training, rate,
+      policy, '--config.reward.name=reward_model',
+      f'--config.reward.path={tiny_reward_model}',
+      f'--config.value={tiny_reward_model}',
+    ),
+    # Rankings, of two responses each.
+    'kway': (
+      '--config=configs/reward.py:loss=kway,smoke', *training, rate,
+      f'--config.model.path={tiny_model}', '--config.eval_every=10',
+      '--config.max_prompt=80',
+    ),
     'direct': (
       '--config=configs/rl.py:smoke', *training, rate, policy,
       f'--config.reward.path={tiny_model}',
@@ -73,6 +87,12 @@ def commands(tiny_model, tiny_reward_model):
       '--config.pairs=samples', policy, '--config.max_prompt=80',
       '--config.max_response=8', f'--config.labeler.path={tiny_model}',
       '--config.data.size=60', '--config.chunk=8',
+    ),
+    'sample': (
+      '--config=configs/sample.py:smoke', policy, '--config.data.size=40',
+      '--config.max_response=8', '--config.only_ended=False',
+      '--config.reward.name=reward_model', '--config.select=best',
+      f'--config.reward.path={tiny_reward_model}', '--config.chunk=4',
     ),
   }  # fmt: skip
 
@@ -165,8 +185,11 @@ def test_killed_run_is_bit_identical(commands, start, tmp_path, stage):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-  'stage', ['sft', 'reward', 'preference', 'rl', 'ppo', 'grpo', 'direct']
-)
+  'stage',
+  [
+    'sft', 'reward', 'kway', 'preference', 'rl', 'ppo', 'ptx', 'grpo', 'direct',
+  ],
+)  # fmt: skip
 def test_killed_again_and_again(commands, start, tmp_path, stage):
   args = commands[stage]
   whole = tmp_path / 'whole'
@@ -204,6 +227,22 @@ def test_killed_while_labelling(commands, start, tmp_path):
     (tmp_path / name / LABELS).read_bytes() for name in ('whole', 'killed')
   ]
   assert texts[0] == texts[1]
+
+
+@pytest.mark.slow
+def test_killed_while_sampling(commands, start, tmp_path):
+  """Samples, scores and what is selected are the same to the last byte."""
+  args, rng = commands['sample'], random.Random()
+  finish(start(args, tmp_path / 'run'))
+  whole = tmp_path / 'whole'
+  (tmp_path / 'run').rename(whole)  # the name of a workdir is in its rows
+  for lines in (1, 60, 110):
+    process = start(args, tmp_path / 'run')
+    kill_within(process, tmp_path / 'run' / sample.ALL, lines, rng)
+  finish(start(args, tmp_path / 'run'))
+  assert (whole / sample.ALL).read_bytes().count(b'\n') == 160
+  for name in (sample.ALL, sample.SELECTED):
+    assert (tmp_path / 'run' / name).read_bytes() == (whole / name).read_bytes()
 
 
 @pytest.mark.slow

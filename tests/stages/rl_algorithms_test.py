@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlaif_jax import algorithms, sharding
+from rlaif_jax import algorithms, rewards, sharding
 from rlaif_jax.algorithms import grpo, ppo
 from rlaif_jax.core.types import Rollout
 from rlaif_jax.models import hf
@@ -347,7 +347,7 @@ def test_a_group_is_one_prompt_and_its_samples_differ(
   tiny_model, tiny_reward_model, tmp_path, one_device, monkeypatch
 ):
   seen = []
-  module = rl.rewards.load('reward_model')
+  module = rewards.load('reward_model')
   make = module.make
 
   def spy(*args, **keywords):

@@ -34,6 +34,23 @@ def test_schedule_by_hand(schedule, expected):
   np.testing.assert_allclose(rates, 2 * np.array(expected), atol=1e-6)
 
 
+@pytest.mark.parametrize('schedule', ['linear', 'cosine'])
+def test_a_schedule_may_end_above_zero(schedule):
+  """Straight between what it would be and the rate itself."""
+  config = OptimizerConfig(
+    learning_rate=2.0, schedule=schedule, warmup_steps=2, total_steps=6
+  )
+  high = dataclasses.replace(config, end_share=0.1)
+  for i in range(2, 8):
+    to_zero = float(make_schedule(config)(i))
+    expected = 0.1 * 2.0 + 0.9 * to_zero
+    assert float(make_schedule(high)(i)) == pytest.approx(expected)
+  assert float(make_schedule(high)(6)) == pytest.approx(0.2)
+  assert float(make_schedule(high)(0)) == float(make_schedule(config)(0))
+  with pytest.raises(ValueError, match='end_share=2'):
+    dataclasses.replace(config, end_share=2.0)
+
+
 def test_constant_without_warmup():
   assert float(make_schedule(OptimizerConfig(learning_rate=0.1))(0)) == (
     pytest.approx(0.1)

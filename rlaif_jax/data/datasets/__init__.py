@@ -8,7 +8,7 @@ import dataclasses
 import importlib
 import pathlib
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -60,6 +60,28 @@ def load_dataset(
     ValueError: no such data set; the message lists those there are.
   """
   return load_module(name).load(path, split, **options)
+
+
+def take_side(examples: Sequence[Example], side: str) -> list[Example]:
+  """Examples whose response is the 'chosen' or the 'rejected' one of the pair.
+
+  Those without a pair, or without a choice, are left out.
+
+  Raises:
+    ValueError: another side, or no example is left.
+  """
+  if side not in ('chosen', 'rejected'):
+    raise ValueError(f"side={side!r}; use 'chosen' or 'rejected'")
+  found = [
+    dataclasses.replace(
+      e, response=e.pair[int((e.p_first > 0.5) != (side == 'chosen'))]
+    )
+    for e in examples
+    if e.pair is not None and e.p_first not in (None, 0.5)
+  ]
+  if not found:
+    raise ValueError(f'side={side!r}: no example has a pair with a choice')
+  return found
 
 
 def load_module(name: str) -> types.ModuleType:

@@ -1,0 +1,175 @@
+"""Constitutional AI: critiques and revisions, then RL from AI labels.
+
+Bai et al. 2022 (2212.08073), beside 2309.00267: a helpful model answers prompts
+that ask for harm; by principles drawn for each round it criticises its replies
+and writes them again, and is fine-tuned on the revisions (SL-CAI); its samples
+are compared by the labeler under drawn principles, and a reward model and RL
+follow (RL-CAI). On the tiny world, five to ten minutes:
+
+  python -m rlaif_jax.main --config=configs/constitutional.py \
+      --workdir=runs/constitutional
+
+Tiny models cannot write a critique: there the revisions show that everything
+runs, and nothing else; the AI labels are real. With models that can:
+
+python -m rlaif_jax.main --workdir=runs/cai --config=configs/constitutional.py:\
+model=ORG/HELPFUL,labeler=ORG/LABELER,data=hh,path=harmless.jsonl
+
+  model         the helpful model, which revises as well
+  labeler       compares, by the prompt that `prompt` names
+  data, path    prompts that ask for harm, with pairs that people compared, of
+                which a twentieth is held out; the prompts fit dialogues
+  constitution  prompt or JSON file whose criteria are the principles of the
+                critiques; `prompt` has those of the comparisons
+  steps         of RL; rounds: of revision (4)
+  smoke         a few steps of everything (a minute)
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, rlaif
+from rlaif_jax import stages
+
+
+def get_config(arg: str = ''):
+  """The pipeline; see the module docstring for `arg`."""
+  args = common.parse_arg(
+    arg,
+    model='',
+    labeler='tiny:l',
+    data='tiny_dialogue',
+    path='',
+    constitution='harmless_constitution',
+    prompt='harmless_constitution',
+    rounds=4,
+    steps=160,
+    smoke=False,
+  )
+  tiny = args['data'] == 'tiny_dialogue'
+  if not (tiny or args['model']):
+    raise ValueError('model= is missing: name the helpful model to start from')
+  steps = {'helpful': helpful()} if not args['model'] else {}
+  start = args['model'] or 'step:helpful'
+  steps |= {
+    'red_team': red_team(start, args),
+    'revisions': revisions(start, args),
+    'sl_cai': sl_cai(start, args),
+    'labels': labels(args),
+    'reward': reward(args),
+    'rl_cai': rl(args),
+    'evaluate': evaluate(start, args),
+  }
+  c = stages.load('pipeline').default_config()
+  c.steps = ConfigDict(steps, sort_keys=False)
+  if args['smoke']:
+    rlaif.shrink(c)
+    c.steps.revisions.num_rounds = 1
+  return c
+
+
+def _data(block, args, split: str, size: int) -> None:
+  """The prompts: of the tiny world the first `size` of its split, else those
+  that are held out for the tests, or the rest.
+  """
+  block.name, block.path, block.split = args['data'], args['path'], split
+  if args['data'] == 'tiny_dialogue':
+    block.size, block.options = size, {'task': 'harmless'}
+  else:
+    block.split = 'valid' if split.startswith('test') else 'train'
+    block.options = {'holdout': 0.05}
+
+
+def _lengths(c, args) -> None:
+  if args['data'] == 'tiny_dialogue':
+    common.tiny_lengths(c)
+
+
+def helpful():
+  """The tiny world's helpful model, which never saw a refusal."""
+  c = rlaif.sft()
+  for block in (c.data, c.eval_data):
+    block.name, block.options = 'tiny_dialogue', {'task': 'helpful'}
+  return c
+
+
+def red_team(start: str, args):
+  """One reply of the helpful model to each prompt that asks for harm."""
+  c = stages.load('sample').default_config()
+  c.policy.path, c.num_samples = start, 1
+  _data(c.data, args, 'train', 1024)
+  _lengths(c, args)
+  return c
+
+
+def revisions(start: str, args):
+  """Rounds of critique and revision by the model itself."""
+  c = stages.load('revise').default_config()
+  c.data.path = 'step:red_team/samples/selected.jsonl'
+  c.reviser.path, c.num_rounds = start, args['rounds']
+  c.constitution = args['constitution']
+  if args['data'] == 'tiny_dialogue':
+    c.max_critique = c.max_response = 32
+    c.num_exemplars, c.reviser.max_tokens = 1, 512
+  return c
+
+
+def sl_cai(start: str, args):
+  """SFT on all revisions."""
+  c = rlaif.sft()
+  c.model.path, c.data.name, c.data.split = start, 'jsonl', 'all'
+  c.data.path, c.data.size = 'step:revisions/revisions/selected.jsonl', 0
+  _data(c.eval_data, args, 'test', 128)
+  _lengths(c, args)
+  c.overlong_response, c.num_steps = 'truncate', 60
+  return c
+
+
+def labels(args):
+  """Two samples of SL-CAI for each prompt, compared under drawn principles."""
+  c = rlaif.labels(args['labeler'])
+  c.policy.path, c.labeler.prompt = 'step:sl_cai', args['prompt']
+  c.labeler.max_tokens = 512 if args['data'] == 'tiny_dialogue' else 4096
+  _data(c.data, args, 'rl', 4096)
+  _lengths(c, args)
+  return c
+
+
+def reward(args):
+  """A reward model from the soft labels."""
+  c = rlaif.reward('labels', args['labeler'])
+  _data(c.eval_data, args, 'test_preferences', 512)
+  _lengths(c, args)
+  return c
+
+
+def rl(args):
+  """RL from SL-CAI on the prompts that ask for harm."""
+  c = rlaif.rl('reward')
+  c.policy.path, c.num_steps = 'step:sl_cai', args['steps']
+  _data(c.data, args, 'rl', 4096)
+  _lengths(c, args)
+  return c
+
+
+def evaluate(start: str, args):
+  """The helpful model, SL-CAI and RL-CAI: harm, and who wins."""
+  c = rlaif.evaluate()
+  c.policies = ConfigDict(
+    {'helpful': start, 'sl_cai': 'step:sl_cai', 'rl_cai': 'step:rl_cai'},
+    sort_keys=False,
+  )
+  c.baseline, c.head_to_head = 'helpful', (('rl_cai', 'sl_cai'),)
+  c.labels = ConfigDict({'ai': 'step:labels'})
+  c.reward_models = ConfigDict({'ai': 'step:reward'})
+  c.evals = ConfigDict(
+    dict(win_rate={}, harmless_rate={}, length_control={}, text={}),
+    sort_keys=False,
+  )
+  _data(c.data, args, 'test', 512)
+  _data(c.human_data, args, 'test_preferences', 512)
+  _lengths(c, args)
+  if args['data'] != 'tiny_dialogue':
+    c.judge.name, c.judge.path = 'labeler', args['labeler']
+    c.judge.prompt = 'harmless_score'
+    c.evals.harmless_rate.threshold = 5.5
+  return c

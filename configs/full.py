@@ -1,0 +1,86 @@
+"""The main job at full scale: 2B to 9B models on TPU slices and GPU nodes.
+
+The pipeline of configs/paper.py with its settings (2309.00267, App. E-G: batch
+128, 1024 + 128 tokens, Adafactor), computed in bfloat16 with layers recomputed
+in the backward pass, on the mesh that `python -m rlaif_jax.plan` found:
+
+python -m rlaif_jax.plan --topology=v5e:4x4 \\
+    --config=configs/full.py:model=gemma2_2b,topology=v5e:4x4
+python -m rlaif_jax.main --workdir=runs/full \\
+    --config=configs/full.py:model=gemma2_2b,topology=v5e:4x4
+
+What the largest program takes of a chip's memory, in GiB, with everything that
+is beside it: the RL update, its reward model or labeler included. The whole
+table is what the first command prints.
+
+  gemma2_2b  v5e:4x4    data 1, fsdp 16, tensor 1   10.6 of 15.75
+  llama3_8b  h200:8     data 1, fsdp 8, tensor 1    33.3 of 126.90
+  llama3_8b  v5p:2x2x4  data 1, fsdp 16, tensor 1   21.3 of 95.74
+  qwen3_8b   v6e:8x8    data 1, fsdp 64, tensor 1   10.9 of 31.25
+"""
+
+import dataclasses
+
+from configs import common, paper
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """Hub ids of a policy and of the labeler beside it."""
+
+  policy: str
+  labeler: str
+
+
+MODELS = {
+  'gemma2_2b': Model('google/gemma-2-2b', 'google/gemma-2-9b-it'),
+  'gemma2_9b': Model('google/gemma-2-9b', 'google/gemma-2-9b-it'),
+  'llama3_8b': Model(
+    'meta-llama/Meta-Llama-3-8B', 'meta-llama/Meta-Llama-3-8B-Instruct'
+  ),
+  'qwen3_8b': Model('Qwen/Qwen3-8B', 'Qwen/Qwen3-8B'),
+}
+
+# (model, topology) -> (data, fsdp, tensor), as the plan found it.
+MESHES = {
+  ('gemma2_2b', 'v5e:4x4'): (1, 16, 1),
+  ('gemma2_9b', 'v5p:2x2x4'): (1, 16, 1),
+  ('llama3_8b', 'v5p:2x2x4'): (1, 16, 1),
+  ('llama3_8b', 'h200:8'): (1, 8, 1),
+  ('qwen3_8b', 'v6e:8x8'): (1, 64, 1),
+}
+
+
+def get_config(arg: str = ''):
+  """`model`: one of MODELS; `topology`: as the plan's, with a mesh in MESHES;
+  `task`: as in configs/paper.py.
+  """
+  args = common.parse_arg(
+    arg, model='gemma2_2b', topology='v5e:4x4', task='tldr'
+  )
+  key = args['model'], args['topology']
+  if args['model'] not in MODELS:
+    raise ValueError(
+      f'model={args["model"]!r} is unknown; there are: {", ".join(MODELS)}'
+    )
+  model = MODELS[args['model']]
+  c = paper.get_config(
+    f'task={args["task"]},model={model.policy},labeler={model.labeler}'
+  )
+  data, fsdp, tensor = MESHES.get(key, (1, -1, 1))
+  c.mesh.update(dict(data=data, fsdp=fsdp, tensor=tensor))
+  for step in c.steps.values():
+    large(step, data * fsdp)
+  return c
+
+
+def large(c, chips: int) -> None:
+  """Settings of a stage that models of billions of parameters need."""
+  for name in ('model', 'policy'):
+    if name in c:
+      c[name].dtype, c[name].remat = 'bfloat16', True
+  for name in ('labeler', 'reward', 'judge'):
+    if name in c and 'dtype' in c[name]:
+      c[name].dtype, c[name].batch_size = 'bfloat16', chips
+  if 'num_microbatches' in c:
+    c.num_microbatches = max(1, c.batch_size // (2 * chips))

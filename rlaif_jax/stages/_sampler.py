@@ -1,0 +1,50 @@
+"""How RL samples: the `sampler` block, beside what `sampling` draws."""
+
+from ml_collections import ConfigDict
+
+from rlaif_jax.inference import compact, decode, stop
+from rlaif_jax.inference.sampler import Sampler
+from rlaif_jax.models import with_options
+from rlaif_jax.stages import common
+
+
+def config() -> ConfigDict:
+  """The plain loop with a cache like the activations; nothing else."""
+  return ConfigDict(
+    dict(
+      # Finished rows leave the batch, so that one long row does not hold it;
+      # compiles up to log2(batch) programs more. Samples are the same.
+      compact=False,
+      int8_cache=False,  # keys and values in a quarter to half of the memory
+      stop=(),  # texts that end a response, as EOS does
+    )
+  )
+
+
+def check(config: ConfigDict) -> None:
+  """Raises ValueError where the block does not fit the rest of the config."""
+  if config.sampler.stop and config.missing_eos_penalty:
+    raise ValueError(
+      f'config.sampler.stop={config.sampler.stop!r} ends responses without '
+      f'EOS, which config.missing_eos_penalty={config.missing_eos_penalty} '
+      'punishes; leave one of them out'
+    )
+
+
+def make(config: ConfigDict, loaded: common.Loaded) -> Sampler:
+  """The sampler of an RL config, compiled when it is first called."""
+  block, model, tokenizer = config.sampler, loaded.model, loaded.tokenizer
+  stops = None
+  if block.stop:
+    pieces = stop.pieces_of(tokenizer.decode_batch, model.config.vocab_size)
+    stops = stop.make(block.stop, pieces)
+  if block.int8_cache:
+    model = with_options(model, cache_dtype='int8')
+  return (compact if block.compact else decode).make_generate(
+    model,
+    max_new_tokens=config.max_response,
+    sampling=common.make_sampling(config.sampling),
+    eos_ids=tokenizer.eos_ids,
+    pad_id=tokenizer.pad_id,
+    stops=stops,
+  )
