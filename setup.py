@@ -71,10 +71,18 @@ setuptools.setup(
   extras_require={
     'test': [
       'beartype>=0.21',
+      'ipykernel>=6.29',
+      'nbclient>=0.10',
       'pytest>=8.3',
       'ruff>=0.12',
       'scipy>=1.14',
       'tensorboardX>=2.6.2',
+    ],
+    # Compilers for chips that are not here, for `python -m rlaif_jax.plan`.
+    'aot': [
+      'jax[tpu]',
+      'jax-cuda12-plugin>=0.10,<0.12',
+      'nvidia-cuda-nvcc-cu12>=12.6',
     ],
     'tpu': ['jax[tpu]'],
     'cuda12': ['jax[cuda12]'],

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.evaluators import statistics
+from rlaif_jax.evaluators import _agreement, statistics
 
 Judge = Callable[[Example, str], float]
+Pair = tuple[str, str]  # of policies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +72,14 @@ class Context:
     baseline: the policy that the others are compared with, such as 'sft'.
     judge: worth of a response; higher is better.
     scores: the judge's scores of samples [n], where they are known already.
+    preferred: what a judge who compares said of two policies: 1 the first is
+      better, 0 the second, 0.5 a tie, or in between; NaN where nothing [n].
+    averaged: the same by the mean of both orders of presentation, of judges
+      who saw both and whose `preferred` needs both to agree.
+    flipped: whether such a judge's verdict changed with the order [n].
+    axes: scores of samples [n] by axis, such as empathy, and policy.
+    nats: for each policy, what each response costs a language model [n], and
+      how many tokens that is [n].
     ended: for each policy, whether its response ended by itself [n].
     kl: for each policy, its mean sequence KL to the SFT model, in nats.
     pairs: human comparisons [m]; `pair` and the human's `p_first` are set.
@@ -83,6 +92,15 @@ class Context:
   baseline: str = ''
   judge: Judge | None = None
   scores: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  preferred: Mapping[Pair, np.ndarray] = dataclasses.field(default_factory=dict)
+  averaged: Mapping[Pair, np.ndarray] = dataclasses.field(default_factory=dict)
+  flipped: Mapping[Pair, np.ndarray] = dataclasses.field(default_factory=dict)
+  axes: Mapping[str, Mapping[str, np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
+  nats: Mapping[str, tuple[np.ndarray, np.ndarray]] = dataclasses.field(
+    default_factory=dict
+  )
   ended: Mapping[str, Sequence[bool]] = dataclasses.field(default_factory=dict)
   kl: Mapping[str, float] = dataclasses.field(default_factory=dict)
   pairs: Sequence[Example] = ()
@@ -128,6 +146,27 @@ class Context:
       )
     return statistics.finite(scores, f'scores of policy {policy!r}')
 
+  def compared(self, a: str, b: str, tie_margin: float) -> np.ndarray:
+    """Preference [n] for `a` over `b`: 1, 0, 0.5 for a tie, or in between.
+
+    By a judge who compares, where there is one, NaN where it said nothing;
+    else by the scores, of which those within `tie_margin` tie.
+
+    Raises:
+      ValueError: neither is known, or nothing was said of any example.
+    """
+    found = of_pair(self.preferred, a, b)
+    if found is None:
+      if self.preferred and not (self.scores or self.judge):
+        raise ValueError(f'the judge has not compared {a!r} with {b!r}')
+      return _agreement.preferences(self.judged(a), self.judged(b), tie_margin)
+    if len(found) != len(self.examples) or np.isnan(found).all():
+      raise ValueError(
+        f'{a!r} and {b!r}: {int(np.isfinite(found).sum())} comparisons of '
+        f'{len(self.examples)} prompts'
+      )
+    return found
+
   def clusters(self) -> np.ndarray:
     """Number of the distinct prompt of each example [n]."""
     prompts = [example.prompt for example in self.examples]
@@ -147,6 +186,15 @@ class Context:
       if example.pair is None or example.p_first is None:
         raise ValueError(f'pair {example.id}: responses or human label missing')
     return statistics.finite([e.p_first for e in self.pairs], 'human labels')
+
+
+def of_pair(
+  table: Mapping[Pair, np.ndarray], a: str, b: str
+) -> np.ndarray | None:
+  """What `table` has of A against B, whichever it names first, or None."""
+  if (a, b) in table:
+    return np.asarray(table[a, b], float)
+  return 1 - np.asarray(table[b, a], float) if (b, a) in table else None
 
 
 def with_scores(context: Context) -> Context:

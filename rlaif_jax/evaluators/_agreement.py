@@ -90,6 +90,21 @@ def category_counts(ratings: ArrayLike, categories: ArrayLike) -> np.ndarray:
   ).sum(1)
 
 
+def preferences(
+  scores_a: ArrayLike, scores_b: ArrayLike, tie_margin: float = statistics.TIE
+) -> np.ndarray:
+  """1 where A's score is higher, 0 where B's is, 0.5 for ties [n].
+
+  Raises:
+    ValueError: lengths differ, or a score is not finite.
+  """
+  a = statistics.finite(scores_a, 'scores of A')
+  b = statistics.finite(scores_b, 'scores of B')
+  if a.shape != b.shape:
+    raise ValueError(f'{len(a)} scores of A but {len(b)} of B')
+  return np.where(np.abs(a - b) <= tie_margin, 0.5, (a > b).astype(float))
+
+
 def both_orders(p_12: ArrayLike, p_21: ArrayLike) -> np.ndarray:
   """Verdicts [n] of a judge who saw every pair in both orders: both must agree.
 

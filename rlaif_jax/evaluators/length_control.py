@@ -79,10 +79,8 @@ def evaluate(context: evaluators.Context, config: Config) -> dict[str, float]:
   """
   metrics = {}
   for name, a, b in win_rate.comparisons(context, config.head_to_head):
-    preferred = win_rate.preferences(
-      context.judged(a), context.judged(b), config.tie_margin
-    )
-    ratio = length_ratio(context.responses(a), context.responses(b))
+    preferred, rows = win_rate.rated(context, a, b, config.tie_margin)
+    ratio = length_ratio(context.responses(a), context.responses(b))[rows]
     metrics[f'eval_length_ratio/{name}'] = float(ratio.mean())
     for metric, estimate in (
       ('eval_win_rate_lc', ratio_win_rate),
@@ -93,7 +91,7 @@ def evaluate(context: evaluators.Context, config: Config) -> dict[str, float]:
       ci = statistics.bootstrap_statistic(
         lambda i, f=estimate, p=preferred, r=ratio: f(p[i], r[i]),
         len(ratio),
-        clusters=context.clusters(),
+        clusters=context.clusters()[rows],
         **config.bootstrap(),
       )
       metrics |= evaluators.interval(key, ci)

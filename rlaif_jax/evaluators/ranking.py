@@ -171,32 +171,40 @@ def metrics(policies: Sequence[str], ranking: Ranking) -> dict[str, float]:
 def evaluate(context: evaluators.Context, config: Config) -> dict[str, float]:
   """`eval_elo/<policy>` of every policy; the baseline is the anchor, at 0.
 
-  Every two policies meet once on each example, where the judge's higher score
-  wins; prompts are resampled whole.
+  Every two policies meet once on each example, where the judge prefers one or
+  its score is higher; prompts are resampled whole. Of a judge who compares,
+  every two policies that it has compared.
 
   Raises:
-    ValueError: the baseline has no samples, or there is no judge.
+    ValueError: the baseline has no samples, there is no judge, or it compared
+      no two policies.
   """
   policies = list(context.samples)
   context.responses(context.baseline)  # says so where it is missing
-  scores = [context.judged(name) for name in policies]
-  pairs = list(itertools.combinations(range(len(policies)), 2))
-  if not pairs:
+  if len(policies) == 1:
     zero = np.zeros(1)
     return metrics(policies, Ranking(zero, zero, zero))
-  size = len(scores[0])
+  clusters, met = context.clusters(), []
+  for (i, a), (j, b) in itertools.combinations(enumerate(policies), 2):
+    if (
+      context.preferred and evaluators.of_pair(context.preferred, a, b) is None
+    ):
+      continue
+    preferred, rows = win_rate.rated(context, a, b, config.tie_margin)
+    size = len(rows)
+    met.append((np.full(size, i), np.full(size, j), preferred, clusters[rows]))
+  if not met:
+    raise ValueError('the judge has compared no two of the policies')
+  first, second, preferred, prompts = map(
+    np.concatenate, zip(*met, strict=True)
+  )
   ranking = rank(
-    np.repeat([a for a, _ in pairs], size),
-    np.repeat([b for _, b in pairs], size),
-    np.concatenate(
-      [
-        win_rate.preferences(scores[a], scores[b], config.tie_margin)
-        for a, b in pairs
-      ]
-    ),
+    first,
+    second,
+    preferred,
     len(policies),
     anchor=policies.index(context.baseline),
-    clusters=np.tile(context.clusters(), len(pairs)),
+    clusters=prompts,
     prior=config.prior,
     **config.bootstrap(),
   )

@@ -1,8 +1,8 @@
 """Pairwise accuracy of reward models against human choices (paper App. H).
 
 The share of human pairs where the preferred response scores higher, beside
-what "the longer one" would get, and how far the confidence of sigmoid(score
-difference) can be trusted.
+what "the longer one" would get, by where pairs come from and how their lengths
+differ, and how far the confidence of sigmoid(score difference) can be trusted.
 """
 
 import dataclasses
@@ -22,11 +22,16 @@ class Config(evaluators.Config):
   Attributes:
     confidence_key: number in the pairs' `meta` to bin by; '' for none.
     confidence_edges: inner edges of those bins, rising.
+    source_key: text in the pairs' `meta` that says where they come from.
+    length_edges: inner edges, rising, of the bins of the longer response's
+      length over the shorter one's, in characters; () for none.
     num_bins: bins of the calibration error.
   """
 
   confidence_key: str = ''
   confidence_edges: tuple[float, ...] = ()
+  source_key: str = ''
+  length_edges: tuple[float, ...] = ()
   num_bins: int = 10
 
 
@@ -59,20 +64,53 @@ def margin_calibration(
     human: human probability that the first is better [n].
     num_bins: equal-width bins of [0, 1].
   """
+  return statistics.calibration_error(*_trust(margins, human), num_bins)
+
+
+def reliability(
+  margins: ArrayLike, human: ArrayLike, num_bins: int = 10
+) -> list[list[float]]:
+  """The curve behind `margin_calibration`: [confidence, agreement, count].
+
+  Arguments as there. Means of each bin that holds a pair, from low confidence
+  to high; none is below 0.5, by how confidence is taken.
+  """
+  confidence, outcome = _trust(margins, human)
+  member = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
+  return [
+    [
+      float(confidence[member == i].mean()),
+      float(outcome[member == i].mean()),
+      int(np.sum(member == i)),
+    ]
+    for i in np.unique(member)
+  ]
+
+
+def reliability_of(
+  context: evaluators.Context, name: str, num_bins: int = 10
+) -> list[list[float]]:
+  """`reliability` of the reward model `name` on the pairs of a context."""
+  human = context.human()
+  margin = _score_margin(name, context.pair_scores[name], len(human))
+  return reliability(margin, human, num_bins)
+
+
+def _trust(margins, human) -> tuple[np.ndarray, np.ndarray]:
+  """(confidence [n], how far the human is with the preferred response [n])."""
   margins = statistics.finite(margins, 'margins')
   human = np.asarray(human, float)
-  verdict = statistics.verdicts(margins)
-  outcome = 0.5 + verdict * (human - 0.5)
-  confidence = statistics.sigmoid(np.abs(margins))
-  return statistics.calibration_error(confidence, outcome, num_bins)
+  outcome = 0.5 + statistics.verdicts(margins) * (human - 0.5)
+  return statistics.sigmoid(np.abs(margins)), outcome
 
 
 def evaluate(context: evaluators.Context, config: Config) -> dict[str, float]:
   """`eval_rewards/accuracies/<model>` and what belongs to it.
 
   With `_ci_low`, `_ci_high`; the mean `margins` in favour of the human's
-  choice, `ece`, and per confidence bin; `accuracies/longer` is the baseline
-  that prefers the longer response.
+  choice, `ece`, and per bin of confidence `_<low>..<high>`, of length
+  `_length_<low>..<high>` and per source `_source_<name>`; `accuracies/longer`
+  is the baseline that prefers the longer response.
 
   Raises:
     ValueError: scores that are not [m, 2], pairs without human label.
@@ -90,10 +128,8 @@ def evaluate(context: evaluators.Context, config: Config) -> dict[str, float]:
       correct, clusters=clusters, **config.bootstrap()
     )
     metrics |= {key: float(correct.mean()), **evaluators.interval(key, ci)}
-    if config.confidence_key:
-      confidence = _confidence(context, config.confidence_key)
-      bins = accuracy_by_bin(correct, confidence, config.confidence_edges)
-      metrics |= {f'{key}_{b}': value for b, value in bins.items()}
+    for part, value in _by_part(context, config, correct).items():
+      metrics[f'{key}_{part}'] = value
     if name != 'longer':
       metrics |= {
         f'eval_rewards/margins/{name}': float(
@@ -106,13 +142,31 @@ def evaluate(context: evaluators.Context, config: Config) -> dict[str, float]:
   return metrics
 
 
+def _by_part(context, config: Config, correct) -> dict[str, float]:
+  """Accuracy by bins of confidence and length, and by source."""
+  found: dict[str, float] = {}
+  if config.confidence_key:
+    confidence = _from_meta(context, config.confidence_key)
+    found |= accuracy_by_bin(correct, confidence, config.confidence_edges)
+  if config.length_edges:
+    lengths = [sorted(map(len, e.pair)) for e in context.pairs]
+    ratio = [long / max(short, 1) for short, long in lengths]
+    bins = accuracy_by_bin(correct, ratio, config.length_edges)
+    found |= {f'length_{name}': value for name, value in bins.items()}
+  if config.source_key:
+    sources = np.array(list(map(str, _from_meta(context, config.source_key))))
+    for name in np.unique(sources).tolist():
+      found[f'source_{name}'] = float(correct[sources == name].mean())
+  return found
+
+
 def _length_margin(context: evaluators.Context) -> np.ndarray:
   """Characters by which the first response of each pair is longer [m]."""
   pairs = [example.pair for example in context.pairs]
   return np.array([float(len(a) - len(b)) for a, b in pairs])
 
 
-def _confidence(context: evaluators.Context, key: str) -> list[float]:
+def _from_meta(context: evaluators.Context, key: str) -> list:
   for example in context.pairs:
     if key not in example.meta:
       raise ValueError(f'pair {example.id}: its meta has no {key!r} to bin by')

@@ -1,8 +1,9 @@
 """Win rate of one policy against another (paper section 4, "evaluation").
 
 The share of prompts on which the judge prefers A's response; a tie counts
-half. Intervals resample prompts, so several samples of one prompt do not pass
-for independent evidence.
+half. Of a judge who compares in both orders, a win needs both, else it is a
+tie; `eval_win_rate_averaged` goes by the mean of the two. Intervals resample
+prompts, so several samples of one prompt do not pass for independent evidence.
 """
 
 import dataclasses
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rlaif_jax import evaluators
-from rlaif_jax.evaluators import statistics
+from rlaif_jax.evaluators import _agreement, statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Config(evaluators.Config):
   head_to_head: tuple[tuple[str, str], ...] = ()
 
 
+preferences = _agreement.preferences
+
+
 class WinRate(NamedTuple):
   """A win rate with its interval, its parts and its exact sign test."""
 
@@ -39,21 +43,6 @@ class WinRate(NamedTuple):
   tie: float
   loss: float
   p_value: float
-
-
-def preferences(
-  scores_a: ArrayLike, scores_b: ArrayLike, tie_margin: float = statistics.TIE
-) -> np.ndarray:
-  """1 where A's score is higher, 0 where B's is, 0.5 for ties [n].
-
-  Raises:
-    ValueError: lengths differ, or a score is not finite.
-  """
-  a = statistics.finite(scores_a, 'scores of A')
-  b = statistics.finite(scores_b, 'scores of B')
-  if a.shape != b.shape:
-    raise ValueError(f'{len(a)} scores of A but {len(b)} of B')
-  return np.where(np.abs(a - b) <= tie_margin, 0.5, (a > b).astype(float))
 
 
 def win_rate(
@@ -108,19 +97,34 @@ def comparisons(
     yield f'{a}_vs_{b}', a, b
 
 
+def rated(
+  context: evaluators.Context, a: str, b: str, tie_margin: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """(preference for A where the judge said something [m], those rows [m])."""
+  preferred = context.compared(a, b, tie_margin)
+  rows = np.flatnonzero(~np.isnan(preferred))
+  return preferred[rows], rows
+
+
 def evaluate(context: evaluators.Context, config: Config) -> dict[str, float]:
   """Win rates `eval_win_rate/<policy>` against the baseline, and pairs.
 
-  Each comes with `_ci_low`, `_ci_high`, `_win`, `_tie`, `_loss`, `_p_value`.
+  Each comes with `_ci_low`, `_ci_high`, `_win`, `_tie`, `_loss`, `_p_value`;
+  `eval_win_rate_averaged/...` and `eval_judge_flip_rate/...`, the share of
+  verdicts that changed with the order, where the judge saw both orders.
   """
-  metrics = {}
+  metrics, clusters = {}, context.clusters()
   for name, a, b in comparisons(context, config.head_to_head):
-    result = win_rate(
-      preferences(context.judged(a), context.judged(b), config.tie_margin),
-      clusters=context.clusters(),
-      **config.bootstrap(),
-    )
-    for field, value in result._asdict().items():
-      suffix = '' if field == 'win_rate' else f'_{field}'
-      metrics[f'eval_win_rate/{name}{suffix}'] = value
+    preferred, rows = rated(context, a, b, config.tie_margin)
+    found = {'eval_win_rate': preferred}
+    averaged = evaluators.of_pair(context.averaged, a, b)
+    if averaged is not None:
+      found['eval_win_rate_averaged'] = averaged[rows]
+      flipped = context.flipped.get((a, b), context.flipped.get((b, a)))
+      metrics[f'eval_judge_flip_rate/{name}'] = float(flipped[rows].mean())
+    for metric, values in found.items():
+      result = win_rate(values, clusters=clusters[rows], **config.bootstrap())
+      for field, value in result._asdict().items():
+        suffix = '' if field == 'win_rate' else f'_{field}'
+        metrics[f'{metric}/{name}{suffix}'] = value
   return metrics

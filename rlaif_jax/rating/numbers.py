@@ -7,7 +7,7 @@ prompts, and tests count each prompt once, for the side of its mean.
 """
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -41,23 +41,33 @@ def metrics(
 # -- pairs and rankings -------------------------------------------------------
 
 
+def compared(
+  key: sheet_lib.Key, ratings: Sequence[Ratings]
+) -> Iterator[tuple[int, int, float, int]]:
+  """(A, B, preference, item) of all comparisons, a ranking's all pairs.
+
+  Numbers of the policies, A < B; 1 where A was preferred, 0, or 0.5 for a tie;
+  number of the item.
+  """
+  for rater in ratings:
+    for number, value in rater.values.items():
+      names = key.items[number].policies
+      places = [key.policies.index(name) for name in names]
+      for i, j in itertools.combinations(range(len(places)), 2):
+        if places[i] > places[j]:
+          i, j = j, i
+        preferred = 0.5 + 0.5 * float(np.sign(value[j] - value[i]))
+        yield places[i], places[j], preferred, number
+
+
 def comparisons(
   key: sheet_lib.Key, ratings: Sequence[Ratings]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-  """All comparisons of two responses that were made, a ranking's all pairs.
-
-  Returns:
-    Of n comparisons: number of the policy A, of the policy B (A < B), whether
-    A was preferred (1, 0, or 0.5 for a tie), and number of the prompt.
-  """
-  rows = []
-  for item, value in _judged(key, ratings):
-    numbers = [key.policies.index(name) for name in item.policies]
-    for i, j in itertools.combinations(range(len(numbers)), 2):
-      if numbers[i] > numbers[j]:
-        i, j = j, i
-      preferred = 0.5 + 0.5 * np.sign(value[j] - value[i])
-      rows.append((numbers[i], numbers[j], preferred, item.prompt))
+  """`compared` as columns [n] each, with the prompt in place of the item."""
+  rows = [
+    (a, b, preferred, key.items[item].prompt)
+    for a, b, preferred, item in compared(key, ratings)
+  ]
   first, second, preferred, prompt = np.array(rows, float).reshape(-1, 4).T
   return first.astype(int), second.astype(int), preferred, prompt.astype(int)
 

@@ -11,15 +11,13 @@ here and writes nothing.
 
 import argparse
 import contextlib
-import os
-import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
 import rich.console
 
-from rlaif_jax.report import page, terminal
 from rlaif_jax.report import runs as runs_lib
+from rlaif_jax.report import terminal, write
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -34,14 +32,11 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--text', action='store_true')
   args = parser.parse_args(argv)
   with _person_errors():
-    runs = runs_lib.load_all(args.workdirs)
-  if args.text:
-    terminal.show(runs, rich.console.Console(highlight=False))
-    return
-  folder = pathlib.Path(args.out) if args.out else default_folder(runs)
-  text = page.render(runs)
-  with _person_errors():
-    print(f'wrote {page.write(text, folder)}')
+    if args.text:
+      runs = runs_lib.load_all(args.workdirs)
+      terminal.show(runs, rich.console.Console(highlight=False))
+    else:
+      print(f'wrote {write.write(args.workdirs, args.out or "")}')
 
 
 @contextlib.contextmanager
@@ -52,11 +47,6 @@ def _person_errors() -> Iterator[None]:
   except (ValueError, OSError) as error:
     print(f'error: {error}', file=sys.stderr)
     sys.exit(1)
-
-
-def default_folder(runs: Sequence[runs_lib.Run]) -> pathlib.Path:
-  """`report` in the run's folder, or in what holds the folders of all."""
-  return pathlib.Path(os.path.commonpath([r.path for r in runs])) / 'report'
 
 
 if __name__ == '__main__':

@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 
 from rlaif_jax.report import (
+  contexts,
   curves,
   frontier,
   labelers,
   policies,
   prompts,
   provenance,
+  quality,
   remarks,
   rewards,
   samples,
@@ -21,11 +23,13 @@ _PARTS = (
   provenance.state_sections,
   remarks.sections,
   policies.sections,
+  contexts.sections,
   frontier.sections,
   curves.sections,
   rewards.sections,
   labelers.sections,
   prompts.sections,
+  quality.sections,
   samples.sections,
   curves.other_sections,
   provenance.sections,

@@ -72,7 +72,9 @@ def found_labelers(
   for evaluation in evaluations(runs):
     if not known & {evaluation.source, evaluation.source.split(' · ')[0]}:
       for name, values in (evaluation.summary.get('labelers') or {}).items():
-        found[evaluation.source, name] = values
+        shown = {k: v for k, v in values.items() if is_number(v)}
+        if shown not in found.values():
+          found[evaluation.source, name] = values
   return found
 
 

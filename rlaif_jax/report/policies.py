@@ -70,13 +70,14 @@ def evaluations(runs: Sequence[Run]) -> list[Evaluation]:
     if _is_evaluation(run.summary) and run.config.get('stage') == 'pipeline':
       last = list(run.config.get('steps') or ())[-1:]
       steps = [s for name in last for s in groups.pop(name, [])]
-      of_run.append(('', run.summary, tuple(steps)))
-    of_run += [
+      own = (last[0] if groups else '', run.summary, tuple(steps))
+      of_run.append(own)
+    of_run = [
       (step.name, step.summary, (step,))
       for steps in groups.values()
       for step in steps
       if _is_evaluation(step.summary)
-    ]
+    ] + of_run
     name = looks.source(run, runs)
     for step, summary, steps in of_run:
       parts = [name, step if len(of_run) > 1 and step != name else '']
@@ -136,6 +137,7 @@ def headline(found: Sequence[Evaluation], order: Sequence[str]) -> Section:
     (
       blocks.table(corners(found), rows, caption=caption),
       *([Figures(tuple(figures))] if figures else []),
+      *notes(found),
       _all_metrics(found),
     ),
   )
@@ -152,15 +154,30 @@ def headline_cells(evaluation: Evaluation, name: str) -> dict[str, Cell | str]:
       'win rate': estimate(m, f'{WIN}/{name}'),
       'p': blocks.p_value(p) if with_p else None,
       'length-corrected': estimate(m, f'eval_win_rate_lc/{name}'),
+      'by mean of orders': estimate(m, f'eval_win_rate_averaged/{name}'),
+      'judge flips': estimate(m, f'eval_judge_flip_rate/{name}'),
       'Elo': estimate(m, f'eval_elo/{name}', '{:.0f}'.format),
       'harmless': estimate(m, f'eval_harmless_rate/{name}'),
       'over-refusal': estimate(m, f'eval_over_refusal/{name}'),
       'KL': estimate(m, f'objective/kl/{name}', plain),
       'words': estimate(m, f'text/words/{name}', '{:.1f}'.format),
       'repeated 3-grams': estimate(m, f'text/repeated_3grams/{name}'),
+      'copied 3-grams': estimate(m, f'text/copied_3grams/{name}'),
+      'ROUGE-L': estimate(m, f'text/rouge_l/{name}'),
+      'perplexity': estimate(m, f'text/perplexity/{name}', '{:.1f}'.format),
       'ended by itself': estimate(m, f'text/ended/{name}'),
     }
   )
+
+
+def notes(found: Sequence[Evaluation]) -> list[blocks.Note]:
+  """What a reader should know of policies, as their config says."""
+  said = (
+    f'{name}: {text}.'
+    for e in found
+    for name, text in (e.summary.get('notes') or {}).items()
+  )
+  return [blocks.Note(text) for text in dict.fromkeys(said)]
 
 
 def _all_metrics(found: Sequence[Evaluation]) -> blocks.Table:
@@ -183,6 +200,10 @@ def _judged_by(evaluation: Evaluation) -> str:
     text += f' {judge["of"]}'
   if judge.get('prompt'):
     text += f' with the prompt {judge["prompt"]}'
+  if judge.get('orders') == 'both':
+    text += ', in both orders; a win needs both'
+  if judge.get('ratings'):
+    text += f' ({len(judge["ratings"])} raters)'
   accuracy = judge.get('eval_rewards/accuracies/model')
   longer = judge.get('eval_rewards/accuracies/longer')
   if is_number(accuracy) and is_number(longer):

@@ -95,7 +95,7 @@ def _sample(sample: Mapping[str, Any], evaluation: Evaluation) -> Row:
     texts.append(Text('reference', cut(sample['reference'])))
   return Row(
     id=str(sample.get('id', '')),
-    prompt=cut(sample.get('prompt', '')),
+    prompt=cut(sample.get('prompt', '')).strip(),
     texts=tuple(texts),
     tags=tuple(_outcomes(scores, evaluation)),
   )
@@ -163,7 +163,7 @@ def _pairs(source: str, step: Step, count: int) -> Iterator[Row]:
       notes.append(f'the data says {percent(human)}')
     yield Row(
       id=str(row.get('id', '')),
-      prompt=cut(row.get('prompt', '')),
+      prompt=cut(row.get('prompt', '')).strip(),
       texts=texts,
       source=source,
       tags=tuple(tags),

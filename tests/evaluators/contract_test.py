@@ -23,6 +23,11 @@ def _context() -> Context:
     ],
     labels=Labels(np.array([0.6, 0.5]), np.zeros((2, 2)), np.zeros((2, 2))),
     pair_scores={'rm': np.array([[1.0, 0.0], [0.0, 0.0]])},
+    axes={'tone': {'sft': np.arange(3.0), 'rlaif': np.ones(3)}},
+    nats={
+      'sft': (np.array([2.0, 3.0, 0.5]), np.array([2, 3, 1])),
+      'rlaif': (np.array([4.0, 0.5, 3.0]), np.array([4, 1, 3])),
+    },
   )
 
 

@@ -147,3 +147,22 @@ def test_real_tldr_judgements(shared_data):
   corrected = length_control.ratio_win_rate(preferred, ratio)
   assert corrected == pytest.approx(1 / (1 + np.exp(-w.sum())), abs=1e-4)
   assert 0.3 < corrected < 0.95
+
+
+def test_of_a_judge_who_compared_some():
+  """As of these rows alone, and of their lengths."""
+  rng = np.random.default_rng(3)
+  lengths, preferred = rng.integers(20, 60, 30), rng.choice([0, 0.5, 1], 30)
+  known = rng.random(30) < 0.6
+  context = Context(
+    examples=[Example(id=str(i), prompt=f'p{i}') for i in range(30)],
+    samples={'sft': _texts(np.full(30, 40)), 'long': _texts(lengths)},
+    preferred={('long', 'sft'): np.where(known, preferred, np.nan)},
+    baseline='sft',
+  )
+  metrics = length_control.evaluate(
+    context, length_control.Config(num_samples=10)
+  )
+  assert metrics['eval_win_rate_lc/long'] == pytest.approx(
+    length_control.ratio_win_rate(preferred[known], lengths[known] / 40)
+  )

@@ -287,3 +287,23 @@ def test_rank_needs_its_anchor_and_clusters():
     ranking.rank([0], [1], [1], 2, anchor=2)
   with pytest.raises(ValueError, match=r'\(2,\) clusters'):
     ranking.rank([0], [1], [1], 2, clusters=[1, 2])
+
+
+def test_evaluate_uses_the_pairs_that_were_compared():
+  """a beats b and b beats c; nobody compared a with c, nor every prompt."""
+  examples = [Example(id=str(i), prompt=f'p{i}') for i in range(10)]
+  wins = np.array([1.0] * 7 + [0.0] * 2 + [np.nan])
+  context = Context(
+    examples=examples,
+    samples={name: ['x'] * 10 for name in 'abc'},
+    preferred={('a', 'b'): wins, ('c', 'b'): 1 - wins},
+    baseline='c',
+  )
+  metrics = ranking.evaluate(context, ranking.Config(num_samples=20))
+  by_hand = ranking.rank(
+    [0] * 9 + [1] * 9, [1] * 9 + [2] * 9, [*wins[:9], *wins[:9]], 3,
+    anchor=2, num_samples=20,
+  )  # fmt: skip
+  for i, name in enumerate('abc'):
+    assert metrics[f'eval_elo/{name}'] == pytest.approx(by_hand.elo[i])
+  assert metrics['eval_elo/a'] > metrics['eval_elo/b'] > 0

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 import json
 
@@ -45,6 +46,46 @@ def test_by_confidence():
   config = reward_accuracy.Config(confidence_key='sureness')
   with pytest.raises(ValueError, match="pair 0: its meta has no 'sureness'"):
     reward_accuracy.evaluate(_context(), config)
+
+
+def test_by_length_and_source():
+  """Ratios of the lengths are 4, 4, 1.5 and 1."""
+  pairs = [
+    dataclasses.replace(e, meta={'source': s})
+    for e, s in zip(_context().pairs, 'xxyy', strict=True)
+  ]
+  context = dataclasses.replace(_context(), pairs=pairs)
+  config = reward_accuracy.Config(
+    length_edges=(1.2, 2.0), source_key='source', num_samples=20
+  )
+  metrics = reward_accuracy.evaluate(context, config)
+  key = 'eval_rewards/accuracies/ai'
+  # Right, wrong, right, and a tie of the scores.
+  assert metrics[f'{key}_length_-inf..1.2'] == 0.5
+  assert metrics[f'{key}_length_1.2..2'] == 1.0
+  assert metrics[f'{key}_length_2..inf'] == 0.5
+  assert metrics[f'{key}_source_x'] == 0.5
+  assert metrics[f'{key}_source_y'] == 0.75
+  assert metrics['eval_rewards/accuracies/longer_source_x'] == 0.5
+
+
+def test_reliability_by_hand():
+  """sigmoid(1), twice, and sigmoid(3); a tie promises a half."""
+  curve = reward_accuracy.reliability_of(_context(), 'ai')
+  assert [c[2] for c in curve] == [1, 2, 1]
+  sigmoid = [1 / (1 + np.exp(-x)) for x in (0, 1, 3)]
+  np.testing.assert_allclose([c[0] for c in curve], sigmoid)
+  np.testing.assert_allclose([c[1] for c in curve], [0.5, 0.5, 1.0])
+
+
+def test_reliability_is_what_the_calibration_error_is_of():
+  rng = np.random.default_rng(1)
+  margins, human = rng.normal(0, 2, 300), rng.integers(0, 2, 300)
+  curve = reward_accuracy.reliability(margins, human)
+  error = sum(n * abs(kept - said) for said, kept, n in curve) / 300
+  assert error == pytest.approx(
+    reward_accuracy.margin_calibration(margins, human)
+  )
 
 
 def test_calibration_of_planted_margins():

@@ -87,3 +87,58 @@ def test_a_bad_score_names_policy_and_row():
   context = _context({'sft': [0.0, 1.0], 'rlaif': [0.0, np.inf]})
   with pytest.raises(ValueError, match="policy 'rlaif': row 1 is inf"):
     win_rate.evaluate(context, win_rate.Config())
+
+
+# -- judges who compare -------------------------------------------------------
+
+
+def _compared(**fields) -> Context:
+  prompts = ['p0', 'p1', 'p1', 'p2']
+  return Context(
+    examples=[Example(id=str(i), prompt=p) for i, p in enumerate(prompts)],
+    samples={name: ['x' * 4] * 4 for name in ('sft', 'rlaif', 'rlhf')},
+    baseline='sft',
+    **fields,
+  )
+
+
+def test_a_judge_who_compares_is_believed():
+  """Named in either order; what it left out does not count."""
+  preferred = {
+    ('rlaif', 'sft'): np.array([1.0, 0.5, np.nan, 1.0]),
+    ('sft', 'rlhf'): np.array([1.0, 1.0, 0.0, 0.5]),
+  }
+  metrics = win_rate.evaluate(
+    _compared(preferred=preferred), win_rate.Config(num_samples=50)
+  )
+  assert metrics['eval_win_rate/rlaif'] == pytest.approx(2.5 / 3)
+  assert metrics['eval_win_rate/rlaif_tie'] == pytest.approx(1 / 3)
+  assert metrics['eval_win_rate/rlhf'] == pytest.approx(1.5 / 4)
+  assert 'eval_win_rate_averaged/rlaif' not in metrics
+
+
+def test_both_orders_and_their_mean():
+  preferred = {('rlaif', 'sft'): np.array([1.0, 0.5, 0.5, 0.0])}
+  averaged = {('rlaif', 'sft'): np.array([1.0, 1.0, 0.0, 0.0])}
+  flipped = {('rlaif', 'sft'): np.array([0.0, 1.0, 1.0, 0.0])}
+  context = _compared(
+    preferred={**preferred, ('rlhf', 'sft'): np.zeros(4)},
+    averaged=averaged,
+    flipped=flipped,
+  )
+  metrics = win_rate.evaluate(context, win_rate.Config(num_samples=50))
+  assert metrics['eval_win_rate/rlaif'] == 0.5
+  assert metrics['eval_win_rate/rlaif_tie'] == 0.5
+  assert metrics['eval_win_rate_averaged/rlaif'] == 0.5
+  assert metrics['eval_win_rate_averaged/rlaif_tie'] == 0.0
+  assert metrics['eval_judge_flip_rate/rlaif'] == 0.5
+  assert 'eval_judge_flip_rate/rlhf' not in metrics
+
+
+def test_what_nobody_compared_is_named():
+  context = _compared(preferred={('rlaif', 'sft'): np.ones(4)})
+  with pytest.raises(ValueError, match="not compared 'rlhf' with 'sft'"):
+    win_rate.evaluate(context, win_rate.Config())
+  context = _compared(preferred={('rlaif', 'sft'): np.full(4, np.nan)})
+  with pytest.raises(ValueError, match='0 comparisons of 4 prompts'):
+    win_rate.evaluate(context, win_rate.Config())
