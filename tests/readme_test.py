@@ -79,6 +79,26 @@ def test_every_number_comes_from_the_summary(readme, tmp_path):
   assert 'Seeds 0, 1;' in note
 
 
+def test_methods_have_their_costs(readme, tmp_path):
+  metrics = {
+    **SUMMARY['metrics'], 'cost/labels/rlaif': 4096.0,
+    'cost/labeler_tokens/rlaif': 962304.4, 'cost/seconds/rlaif': 81.2,
+    'cost/seconds/rlaif_std': 2.0,
+  }  # fmt: skip
+  summary = {**SUMMARY, 'metrics': metrics}
+  plain = written(readme, tmp_path, summary, seed=0)
+  assert 'seconds' not in plain.splitlines()[0]
+  (tmp_path / 'environment.json').write_text(
+    json.dumps({'backend': 'gpu', 'device': 'NVIDIA X', 'devices': 2})
+  )
+  text = readme.results(tmp_path, readme._COSTS)
+  head, _, sft, rlaif, *_ = map(cells, text.splitlines())
+  assert head[-3:] == ['labels', 'labeler tokens', 'seconds']
+  assert rlaif[-3:] == ['4,096', '962,304', '81 ± 2']
+  assert sft[-3:] == ['', '', '']
+  assert '2 x NVIDIA X' in text
+
+
 @pytest.mark.parametrize(
   ('judge', 'text'),
   [

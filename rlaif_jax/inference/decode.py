@@ -4,8 +4,8 @@ Prompts are left-padded, so that all rows write the same cache slot. A row's
 sample depends on the key, its row id and its prompt, not on its batch.
 """
 
+import dataclasses
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,16 +16,32 @@ from jaxtyping import Key as Keys
 from rlaif_jax import sharding
 from rlaif_jax.core import types
 from rlaif_jax.inference import sampling as sampling_lib
+from rlaif_jax.inference import stop
+from rlaif_jax.inference.sampler import Sampler
 from rlaif_jax.inference.sampling import SamplingConfig
 from rlaif_jax.models import LanguageModel
 
+# Parameters that a model casts to the type of its activations.
+_WEIGHTS = frozenset({'kernel', 'tokens', 'positions', 'lora_a', 'lora_b'})
 
-class _State(NamedTuple):
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What is fixed when decoding is compiled; see `generate`."""
+
+  max_new_tokens: int
+  sampling: SamplingConfig
+  eos_ids: tuple[int, ...]
+  pad_id: int
+
+
+class State(NamedTuple):
   """What one decoding step hands to the next."""
 
   step: Int[Array, '']  # tokens sampled so far
   token: Int[Array, ' B']  # the last one, not yet read by the model
   done: Bool[Array, ' B']
+  place: Int[Array, ' B'] | None  # in the table of stop strings
   tokens: Int[Array, 'B R']
   mask: Bool[Array, 'B R']
   logprobs: Float[Array, 'B R']
@@ -43,6 +59,7 @@ def generate(
   eos_ids: tuple[int, ...],
   pad_id: int,
   row_ids: Int[Array, ' B'] | None = None,
+  stops: stop.Table | None = None,
 ) -> types.Rollout:
   """Samples one response per prompt.
 
@@ -60,6 +77,7 @@ def generate(
     eos_ids: tokens that end a response; they belong to it.
     pad_id: stands after the end.
     row_ids: [B] int32; default 0..B-1.
+    stops: strings that end a response too, from `stop.make`.
 
   Returns:
     The rollout, right-padded with `pad_id`, log-prob 0 and mask False; the
@@ -77,6 +95,7 @@ def generate(
     logits,
     prompts,
     row_keys,
+    stops,
     max_new_tokens=max_new_tokens,
     sampling=sampling,
     eos_ids=eos_ids,
@@ -92,7 +111,8 @@ def make_generate(
   sampling: SamplingConfig,
   eos_ids: tuple[int, ...],
   pad_id: int,
-) -> Callable[..., types.Rollout]:
+  stops: stop.Table | None = None,
+) -> Sampler:
   """Compiled `generate(params, prompts, key, row_ids=None)`.
 
   Prefill and decode are two programs: the temporaries of prefill are gone
@@ -114,7 +134,7 @@ def make_generate(
 
   def run(params, prompts, key, row_ids=None) -> types.Rollout:
     logits, cache, row_keys = first(params, prompts, key, row_ids)
-    return second(params, cache, logits, prompts, row_keys)[0]
+    return second(params, cache, logits, prompts, row_keys, stops)[0]
 
   return run
 
@@ -154,6 +174,7 @@ def decode(
   logits: Float[Array, 'B V'],
   prompts: types.PromptBatch,
   row_keys: Keys[Array, ' B'],
+  stops: stop.Table | None = None,
   *,
   max_new_tokens: int,
   sampling: SamplingConfig,
@@ -169,6 +190,7 @@ def decode(
     logits: as `prefill` gives them.
     prompts: become part of the rollout.
     row_keys: one per row.
+    stops: strings that end a response, or None.
     max_new_tokens: R.
     sampling: how tokens are chosen.
     eos_ids: tokens that end a response.
@@ -178,23 +200,54 @@ def decode(
     The rollout, and the cache, which is returned so that a donated one is
     updated in place; its index is P + the number of decoding steps.
   """
+  options = Options(max_new_tokens, sampling, eos_ids, pad_id)
+  state = start(cache, logits, prompts, row_keys, stops, options)
+  state = advance(model, params, state, row_keys, stops, options)
+  return rollout_of(prompts, state), state.cache
 
-  def emit(state: _State, logits: Float[Array, 'B V']) -> _State:
-    keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, state.step)
-    token, logprob = sampling_lib.sample(logits, keys, sampling)
-    real = ~state.done
-    token = jnp.where(real, token, pad_id)
-    logprob = jnp.where(real, logprob, 0.0)
-    return state._replace(
-      step=state.step + 1,
-      token=token,
-      done=state.done | _is_one_of(token, eos_ids),
-      tokens=_put(state.tokens, token, state.step),
-      mask=_put(state.mask, real, state.step),
-      logprobs=_put(state.logprobs, logprob, state.step),
-    )
 
-  def body(state: _State) -> _State:
+def start(
+  cache: types.Cache,
+  logits: Float[Array, 'B V'],
+  prompts: types.PromptBatch,
+  row_keys: Keys[Array, ' B'],
+  stops: stop.Table | None,
+  options: Options,
+) -> State:
+  """The first token of each row; rows that only fill the batch are done."""
+  batch = prompts.tokens.shape[0]
+
+  def buffer(value, dtype):
+    full = jnp.full((batch, options.max_new_tokens), value, dtype)
+    return sharding.constrain(full, 'batch', None)
+
+  state = State(
+    step=jnp.zeros((), jnp.int32),
+    token=jnp.full((batch,), options.pad_id, jnp.int32),
+    done=~jnp.any(prompts.mask, axis=-1),
+    place=None if stops is None else jnp.zeros((batch,), jnp.int32),
+    tokens=buffer(options.pad_id, jnp.int32),
+    mask=buffer(False, bool),
+    logprobs=buffer(0.0, jnp.float32),
+    cache=cache,
+  )
+  return _emit(state, logits, row_keys, stops, options)
+
+
+def advance(
+  model: LanguageModel,
+  params: types.Params,
+  state: State,
+  row_keys: Keys[Array, ' B'],
+  stops: stop.Table | None,
+  options: Options,
+  *,
+  fewest: int = 0,
+) -> State:
+  """Decodes on, as long as more than `fewest` rows are not done."""
+  params = _as_used(model, params)
+
+  def body(state: State) -> State:
     output = model.apply(
       params,
       state.token[:, None],
@@ -203,21 +256,25 @@ def decode(
       logits=False,
     )
     state = state._replace(cache=output.cache)
-    return emit(state, model.unembed(params, output.hidden)[:, 0])
+    logits = model.unembed(params, output.hidden)[:, 0]
+    return _emit(state, logits, row_keys, stops, options)
 
-  def goes_on(state: _State) -> Bool[Array, '']:
-    return (state.step < max_new_tokens) & ~jnp.all(state.done)
+  def goes_on(state: State) -> Bool[Array, '']:
+    open_rows = jnp.sum(~state.done, dtype=jnp.int32)
+    return (state.step < options.max_new_tokens) & (open_rows > fewest)
 
-  state = _start(prompts, cache, max_new_tokens, pad_id)
-  state = jax.lax.while_loop(goes_on, body, emit(state, logits))
-  rollout = types.Rollout(
+  return jax.lax.while_loop(goes_on, body, state)
+
+
+def rollout_of(prompts: types.PromptBatch, state: State) -> types.Rollout:
+  """What a state holds, with its prompts."""
+  return types.Rollout(
     prompt_tokens=prompts.tokens,
     prompt_mask=prompts.mask,
     response_tokens=state.tokens,
     response_mask=state.mask,
     logprobs=state.logprobs,
   )
-  return rollout, state.cache
 
 
 def fold_rows(
@@ -234,25 +291,42 @@ def _first_program(model, max_new_tokens, params, prompts, key, row_ids):
   return logits, cache, fold_rows(key, prompts.tokens.shape[0], row_ids)
 
 
-def _start(
-  prompts: types.PromptBatch, cache: types.Cache, length: int, pad_id: int
-) -> _State:
-  """Nothing sampled yet; rows that only fill the batch are done."""
-  batch = prompts.tokens.shape[0]
-
-  def buffer(value, dtype):
-    full = jnp.full((batch, length), value, dtype)
-    return sharding.constrain(full, 'batch', None)
-
-  return _State(
-    step=jnp.zeros((), jnp.int32),
-    token=jnp.full((batch,), pad_id, jnp.int32),
-    done=~jnp.any(prompts.mask, axis=-1),
-    tokens=buffer(pad_id, jnp.int32),
-    mask=buffer(False, bool),
-    logprobs=buffer(0.0, jnp.float32),
-    cache=cache,
+def _emit(
+  state: State,
+  logits: Float[Array, 'B V'],
+  row_keys: Keys[Array, ' B'],
+  stops: stop.Table | None,
+  options: Options,
+) -> State:
+  """Samples one token of each row that is not done."""
+  keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, state.step)
+  token, logprob = sampling_lib.sample(logits, keys, options.sampling)
+  real = ~state.done
+  token = jnp.where(real, token, options.pad_id)
+  logprob = jnp.where(real, logprob, 0.0)
+  done, place = state.done | _is_one_of(token, options.eos_ids), state.place
+  if stops is not None:
+    place = stops.follow(place, token)
+    done |= stops.found(place)
+  return state._replace(
+    step=state.step + 1,
+    token=token,
+    done=done,
+    place=place,
+    tokens=_put(state.tokens, token, state.step),
+    mask=_put(state.mask, real, state.step),
+    logprobs=_put(state.logprobs, logprob, state.step),
   )
+
+
+def _as_used(model: LanguageModel, params: types.Params) -> types.Params:
+  """Weights in the type they are multiplied in: cast once, not every step."""
+
+  def cast(path, x):
+    used = path[-1].key in _WEIGHTS and jnp.issubdtype(x.dtype, jnp.floating)
+    return x.astype(model.config.dtype) if used else x
+
+  return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def _is_one_of(

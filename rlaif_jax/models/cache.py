@@ -5,6 +5,8 @@ XLA for TPU wants rows and head size innermost for a one-token write, XLA for
 GPU the slots; the wrong one copies the whole cache on entering the decode loop.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -15,6 +17,15 @@ from rlaif_jax.models.config import ModelConfig
 
 PLAIN = 'bskh'  # keys and values as the projections give them
 _AXES = {'b': 'batch', 's': 'length', 'k': 'kv_heads', 'h': 'head_dim'}
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Int8:
+  """A buffer of int8, each head of each token with a scale of its own."""
+
+  values: jax.Array  # [L, ...] int8
+  scale: jax.Array  # [L, ...] float32, head size 1; over 127 the unit
 
 
 def platform() -> str:
@@ -42,33 +53,55 @@ def layout(config: ModelConfig) -> str:
 def init(
   config: ModelConfig, batch: int, slots: int, dtype=None, rules=None
 ) -> types.Cache:
-  """An empty cache for `batch` rows of up to `slots` tokens."""
+  """An empty cache for `batch` rows of up to `slots` tokens.
+
+  `dtype` is by default the config's `cache_dtype`, else that of activations.
+  """
   order = layout(config)
-  sizes = dict(b=batch, s=slots, k=config.num_kv_heads, h=config.head_dim)
-  shape = (config.num_layers, *(sizes[c] for c in order))
-  dtype = jnp.dtype(dtype or config.dtype)
+  dtype = jnp.dtype(dtype or config.cache_dtype or config.dtype)
+
+  def zeros(dtype, head_dim: int = config.head_dim) -> Array:
+    sizes = dict(b=batch, s=slots, k=config.num_kv_heads, h=head_dim)
+    shape = (config.num_layers, *(sizes[c] for c in order))
+    return constrain(jnp.zeros(shape, dtype), order, rules)
+
+  def buffer():
+    if dtype != jnp.int8:
+      return zeros(dtype)
+    return Int8(zeros(jnp.int8), zeros(jnp.float32, 1))
+
   return types.Cache(
-    keys=constrain(jnp.zeros(shape, dtype), order, rules),
-    values=constrain(jnp.zeros(shape, dtype), order, rules),
+    keys=buffer(),
+    values=buffer(),
     mask=jnp.zeros((batch, slots), bool),
     index=jnp.zeros((), jnp.int32),
   )
 
 
-def constrain(buffer: Array, order: str, rules=None) -> Array:
+def constrain(buffer: Array | Int8, order: str, rules=None) -> Array | Int8:
   """Lays a stacked buffer [L, ...] out by the sharding rules."""
   axes = ('layers', *(_AXES[c] for c in order))
-  return sharding.constrain(buffer, *axes, rules=rules)
+  return jax.tree.map(
+    lambda x: sharding.constrain(x, *axes, rules=rules), buffer
+  )
 
 
 def write(
-  buffer: Float[Array, 'L ...'],
+  buffer: Float[Array, 'L ...'] | Int8,
   new: Float[Array, 'B T K h'],
   layer: Int[Array, ''],
   index: Int[Array, ''],
   order: str,
-) -> Float[Array, 'L ...']:
+) -> Float[Array, 'L ...'] | Int8:
   """`buffer` with the slots from `index` on of one layer replaced by `new`."""
+  if isinstance(buffer, Int8):
+    wide = new.astype(jnp.float32)
+    scale = jnp.max(jnp.abs(wide), axis=-1, keepdims=True) / 127
+    values = jnp.round(wide / jnp.maximum(scale, 1e-30))
+    return Int8(
+      write(buffer.values, values, layer, index, order),
+      write(buffer.scale, scale, layer, index, order),
+    )
   new = jnp.transpose(new, [PLAIN.index(c) for c in order])
   zero = jnp.zeros((), jnp.int32)
   start = (layer, *(index if c == 's' else zero for c in order))
@@ -77,6 +110,31 @@ def write(
   )
 
 
-def read(buffer: Float[Array, 'L ...'], layer: Int[Array, '']) -> Array:
-  """One layer of the buffer, in the cache's own axis order."""
-  return jax.lax.dynamic_index_in_dim(buffer, layer, 0, keepdims=False)
+def read(
+  buffer: Float[Array, 'L ...'] | Int8, layer: Int[Array, ''], dtype=None
+) -> Array:
+  """One layer of the buffer, in the cache's own axis order.
+
+  `dtype` is what it is turned into; None leaves it, float32 if it was int8.
+  """
+  if isinstance(buffer, Int8):
+    dtype = dtype or jnp.float32
+    scale = read(buffer.scale, layer).astype(dtype)
+    return read(buffer.values, layer, dtype) * scale
+  found = jax.lax.dynamic_index_in_dim(buffer, layer, 0, keepdims=False)
+  return found if dtype is None else found.astype(dtype)
+
+
+def take(
+  config: ModelConfig, cache: types.Cache, rows: Int[Array, ' N'], rules=None
+) -> types.Cache:
+  """The cache of some of its rows."""
+  order = layout(config)
+  axis = 1 + order.index('b')
+  keys, values = (
+    constrain(
+      jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), buffer), order, rules
+    )
+    for buffer in (cache.keys, cache.values)
+  )
+  return types.Cache(keys, values, cache.mask[rows], cache.index)

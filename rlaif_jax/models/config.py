@@ -129,6 +129,7 @@ class ModelConfig:
   param_dtype: str = 'float32'  # of new parameters
   remat: bool = False  # recompute each layer in the backward pass
   cache_layout: str | None = None  # a permutation of 'bskh'; None: by platform
+  cache_dtype: str | None = None  # None: as activations; 'int8' is smaller
   lora: Lora | None = None  # adapters beside the projections
   int8: bool = False  # kernels of projections are as models/int8.py has them
   origin: Origin = dataclasses.field(
@@ -153,7 +154,11 @@ class ModelConfig:
       raise ValueError(
         f"cache_layout={self.cache_layout!r}; use a permutation of 'bskh'"
       )
-    for name in (self.dtype, self.param_dtype):
+    if self.cache_dtype == 'int8':
+      others = ()
+    else:
+      others = (self.cache_dtype or self.dtype,)
+    for name in (self.dtype, self.param_dtype, *others):
       if not jnp.issubdtype(jnp.dtype(name), jnp.floating):
         raise ValueError(f'{name} is not a floating-point type')
 

@@ -105,9 +105,10 @@ class Attention(nn.Module):
         )
         for b, new in zip(buffers, (key, value), strict=True)
       )
-      key, value = (cache_lib.read(b, layer) for b in buffers)
+      key, value = (cache_lib.read(b, layer, query.dtype) for b in buffers)
     if prefix is not None:
-      prefix = (*(cache_lib.read(b, layer) for b in prefix[:2]), prefix[2])
+      read = (cache_lib.read(b, layer, query.dtype) for b in prefix[:2])
+      prefix = (*read, prefix[2])
     scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
     heads = attend(
       query,

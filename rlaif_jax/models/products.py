@@ -5,18 +5,22 @@ activations, and it keeps attention probabilities [B, H, T, S] from the forward
 pass for the backward pass. Here kernels get their gradients from operands as
 they lie, and probabilities are computed again from the log of their sum, as in
 FlashAttention (arXiv 2205.14135, App. B): a third less time for a training step
-on CPU, and memory that grows with T and not with T * S.
+on CPU, and memory that grows with T and not with T * S. Results of products
+carry the name `SAVED`, so that a layer can keep these for its backward pass and
+compute norms and activations, which are cheap, again.
 """
 
 import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
 # Finite, so that a row with nothing to look at gets a uniform average (which
 # no real token reads) and not NaN; next to other scores it weighs 0.
 MASKED = -1e30
+SAVED = 'product'  # for jax.checkpoint_policies
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -40,7 +44,8 @@ def contract(
 
 
 def _contract_forward(x, kernel, axes, out_dtype):
-  return contract(x, kernel, axes, out_dtype), (x, kernel)
+  out = checkpoint_name(contract(x, kernel, axes, out_dtype), SAVED)
+  return out, (x, kernel)
 
 
 def _contract_backward(axes, out_dtype, saved, grad):
@@ -120,7 +125,9 @@ def scores(
 
 
 def _attention_forward(query, key, value, allowed, scale, softcap, order):
-  out, sums = _attend(query, key, value, allowed, scale, softcap, order)
+  out, sums = checkpoint_name(
+    _attend(query, key, value, allowed, scale, softcap, order), SAVED
+  )
   return out, (query, key, value, allowed, scale, out, sums)
 
 

@@ -12,6 +12,7 @@ from rlaif_jax.core import masking
 from rlaif_jax.core.types import PromptBatch
 from rlaif_jax.inference import decode, score
 from rlaif_jax.inference.sampling import SamplingConfig
+from rlaif_jax.models import with_options
 
 B, P, R, PAD = 8, 5, 6, 0
 V = 24
@@ -264,3 +265,15 @@ def test_decode_holds_no_second_cache(tiny):
 def test_no_new_tokens_is_an_error(tiny):
   with pytest.raises(ValueError, match='max_new_tokens=0'):
     decode.prefill(*tiny, prompts_of((1,)), 0)
+
+
+def test_int8_cache_is_close_and_smaller(tiny):
+  """Log-probs as sampled are those that its own rounding gives."""
+  model, params = tiny
+  small = with_options(model, cache_dtype='int8')
+  prompts = prompts_of(LENGTHS)
+  rollout = generate((small, params), prompts, length=3 * R)
+  exact = score.response_stats(model, params, rollout)
+  gap = np.abs(rollout.logprobs - exact.logprobs)
+  assert 1e-6 < gap.mean() < 0.02
+  assert gap.max() < 0.5

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -96,3 +98,49 @@ def test_decoding_does_not_copy_the_cache():
   assert memory.alias_size_in_bytes >= size
   # One layer's keys and values of three, and no more.
   assert memory.temp_size_in_bytes < 0.5 * size
+
+
+@pytest.mark.parametrize('order', ['bskh', 'bksh', 'skbh'])
+def test_int8_holds_what_was_written_to_half_a_unit(order):
+  config = models.build(CONFIG, cache_layout=order, cache_dtype='int8').config
+  cache = cache_lib.init(config, 4, 5)
+  new = np.random.default_rng(0).normal(size=(4, 2, 2, 4)).astype(np.float32)
+  new[0, 0] = 0.0
+  buffer = cache_lib.write(cache.keys, new, jnp.int32(1), jnp.int32(2), order)
+  found = np.einsum(f'{order}->bskh', cache_lib.read(buffer, 1))
+  unit = np.abs(new).max(-1, keepdims=True) / 127
+  assert (np.abs(found[:, 2:4] - new) <= 0.501 * unit).all()
+  assert not found[:, [0, 1, 4]].any()
+  assert not np.any(cache_lib.read(buffer, 0))
+  assert cache_lib.read(buffer, 1, jnp.bfloat16).dtype == jnp.bfloat16
+  size = sum(x.nbytes for x in jax.tree.leaves(cache.keys))
+  assert size == cache.keys.values.size * (1 + 4 / 4)  # heads of size 4
+
+
+def test_cache_dtype_must_be_a_type_of_numbers():
+  with pytest.raises(ValueError, match='int16'):
+    models.build(CONFIG, cache_dtype='int16')
+
+
+@pytest.mark.parametrize('dtype', [None, 'int8'])
+@pytest.mark.parametrize('order', ['bksh', 'skbh'])
+def test_take_is_the_cache_of_those_rows(order, dtype):
+  config = models.build(CONFIG, cache_layout=order, cache_dtype=dtype).config
+  empty = cache_lib.init(config, 4, 5)
+  new = np.random.default_rng(0).normal(size=(4, 5, 2, 4)).astype(np.float32)
+  zero = jnp.int32(0)
+  cache = dataclasses.replace(
+    empty,
+    keys=cache_lib.write(empty.keys, new, zero, zero, order),
+    values=cache_lib.write(empty.values, 2 * new, zero, zero, order),
+    mask=jnp.asarray(np.arange(20).reshape(4, 5) % 3 == 0),
+  )
+  rows = np.array([3, 1])
+  part = cache_lib.take(config, cache, rows)
+  for whole, some in ((cache.keys, part.keys), (cache.values, part.values)):
+    whole, some = (
+      np.einsum(f'{order}->bskh', cache_lib.read(x, 0)) for x in (whole, some)
+    )
+    np.testing.assert_array_equal(some, whole[rows])
+    assert np.any(some)
+  np.testing.assert_array_equal(part.mask, cache.mask[rows])

@@ -1,0 +1,160 @@
+"""Programs of a plan are those that the stages run, and take what they take."""
+
+import jax
+import pytest
+from ml_collections import ConfigDict
+
+from configs import common
+from rlaif_jax import sharding, stages
+from rlaif_jax.inference import packing
+from rlaif_jax.labeler import in_mesh
+from rlaif_jax.plan import context, inference, programs
+from rlaif_jax.stages import reward, rl, sft
+
+_MESH = {'data': 2, 'fsdp': 2, 'tensor': 2}
+
+pytestmark = pytest.mark.multidevice
+
+
+class _SeenError(Exception):
+  """Ends a stage once its program is known."""
+
+
+def sft_config(path):
+  c = stages.load('sft').default_config()
+  c.model.path = path
+  common.tiny_data(c.data, 'train', 16)
+  common.tiny_data(c.eval_data, 'test', 8)
+  return finish(c)
+
+
+def reward_config(path):
+  c = stages.load('reward').default_config()
+  c.model.path = path
+  common.tiny_data(c.data, 'preferences', 16)
+  common.tiny_data(c.eval_data, 'test_preferences', 8)
+  return finish(c)
+
+
+def rl_config(path, reward_path):
+  c = stages.load('rl').default_config()
+  c.policy.path, c.reward.path = path, reward_path
+  common.tiny_data(c.data, 'rl', 16)
+  return finish(c)
+
+
+def finish(c):
+  common.tiny_lengths(c)
+  c.batch_size, c.num_steps, c.num_microbatches = 8, 1, 2
+  c.mesh.update(_MESH)
+  return c
+
+
+def plan_text(config, short):
+  """The named program of a plan, as it is lowered."""
+  mesh = sharding.make_mesh(_MESH)
+  found = {p.name: p for p in programs.of_config(config, mesh)}
+  program = found[f'{config.stage}/{short}']
+  with jax.set_mesh(mesh):
+    return program.lower({}).as_text()
+
+
+def stage_text(tmp_path, config, module, name):
+  """The program that `module.name(...)` makes in a real run, lowered."""
+  made = getattr(module, name)
+  texts = []
+
+  def make(*args, **kwargs):
+    real = made(*args, **kwargs)
+
+    def run(*arrays):
+      texts.append(real.lower(*arrays).as_text())
+      raise _SeenError
+
+    return run
+
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(_SeenError):
+    patch.setattr(module, name, make)
+    stages.load(config.stage).run(config, tmp_path / 'run')
+  return texts[0]
+
+
+def test_sft_step(tmp_path, tiny_model):
+  config = sft_config(tiny_model)
+  real = stage_text(tmp_path, config, sft.step, 'make_train_step')
+  assert plan_text(config, 'step') == real
+
+
+def test_reward_step(tmp_path, tiny_model):
+  config = reward_config(tiny_model)
+  real = stage_text(tmp_path, config, reward.step, 'make_train_step')
+  assert plan_text(config, 'step') == real
+
+
+def test_label_scoring_is_the_labelers(tiny_model):
+  config = stages.load('label').default_config()
+  config.labeler.path = tiny_model
+  config.labeler.max_tokens, config.labeler.batch_size = 32, 8
+  mesh = sharding.make_mesh(_MESH)
+  with jax.set_mesh(mesh):
+    labeler = in_mesh.load(tiny_model, mesh=mesh, max_tokens=32, batch_size=8)
+    rows = [list(range(3, 35))] * 8
+    alone = [packing.Tree((i,), 0) for i in range(8)]
+    batch = packing.pack(rows, alone, 0, inference.PAIR, labeler.limit, 0)
+    real = in_mesh._label_logprobs.lower(
+      labeler.model,
+      labeler.params,
+      sharding.shard_batch(batch, mesh),
+      inference.PAIR,
+      None,
+    )
+  assert plan_text(config, 'score labels') == real.as_text()
+
+
+def test_rl_update(tmp_path, tiny_model, tiny_reward_model):
+  config = rl_config(tiny_model, tiny_reward_model)
+  config.sampling.temperature = 1.0
+  real = stage_text(tmp_path, config, rl, 'make_update')
+  mine = plan_text(config, 'update')
+  assert mine == real
+
+
+def test_rollouts_go_from_prefill_to_decode(tiny_model, tiny_reward_model):
+  config = rl_config(tiny_model, tiny_reward_model)
+  mesh = sharding.make_mesh(_MESH)
+  found = programs.of_config(config, mesh)
+  assert [p.name for p in found] == [
+    'rl/prefill', 'rl/decode', 'rl/score rewards', 'rl/update',
+  ]  # fmt: skip
+  prefill, decode, rewards, update = found
+  with jax.set_mesh(mesh):
+    compiled = {'prefill': prefill.lower({}).compile()}
+    memory = decode.lower(compiled).compile().memory_analysis()
+  # Keys are 8 bytes to XLA too, and decode takes what the plan says it does.
+  assert memory.argument_size_in_bytes == decode.argument_bytes()
+  # Both models, the optimisers and the reference are there all the time.
+  everything = update.argument_bytes() + rewards.argument_bytes()
+  for program in (prefill, decode):
+    held = program.argument_bytes() + program.resident_bytes()
+    assert 0.9 * everything < held
+  assert update.resident_bytes() == context.bytes_per_chip(rewards.params)
+
+
+def test_only_and_what_is_the_same(tiny_model):
+  c = stages.load('pipeline').default_config()
+  c.steps = ConfigDict(
+    {'sft': sft_config(tiny_model), 'a': reward_config('step:sft'),
+     'b': reward_config('step:sft')},
+    sort_keys=False,
+  )  # fmt: skip
+  mesh = sharding.make_mesh(_MESH)
+  names = [p.name for p in programs.of_config(c, mesh)]
+  assert names == ['sft/step', 'a/step']
+  assert [p.name for p in programs.of_config(c, mesh, ('reward',))] == [
+    'a/step'
+  ]
+  with pytest.raises(ValueError, match='nothing to plan for with only=rl'):
+    programs.of_config(c, mesh, ('rl',))
+  c.steps.a.model.path = 'step:later'
+  with pytest.raises(ValueError, match='no step of this name'):
+    programs.of_config(c, mesh)
