@@ -93,6 +93,20 @@ class ScalarModel:
     last_hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
     return self._project(params, last_hidden)
 
+  def apply_tree(
+    self,
+    params: types.Params,
+    tokens: Int[Array, 'B W'],
+    ends: Int[Array, 'B W'],
+    at: Int[Array, 'B N'],
+  ) -> Float[Array, 'B N']:
+    """The scalar at N slots of each row, a tree as `ends` has it."""
+    hidden = self.trunk.apply(
+      params['trunk'], tokens, ends=ends, logits=False
+    ).hidden
+    found = jnp.take_along_axis(hidden, at[..., None], axis=1)
+    return self._project(params, found)
+
   def _project(
     self, params: types.Params, hidden: Float[Array, '... D']
   ) -> Float[Array, '...']:

@@ -47,10 +47,12 @@ def of_reward(config: ConfigDict, context: Context) -> list[Program]:
     p_first=context.rows(rows, dtype=jnp.float32),
     weight=context.rows(rows, dtype=jnp.float32),
   )
-  cost = work.training(found.model.config, 2 * rows, size[1], 0)
+  # Both responses follow their prompt in one row.
+  length = config.max_prompt + 2 * config.max_response
+  cost = work.training(found.model.config, rows, length, 0)
   # The stage trains a copy and keeps what it started from.
   kept = lora.split(loaded.model, loaded.params)[1]
-  loss = reward.make_loss(found.model)
+  loss = reward.make_loss(found.model, config.max_response)
   return [_train_step(config, context, found, loss, batch, cost, kept)]
 
 

@@ -19,12 +19,13 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from rlaif_jax import sharding
-from rlaif_jax.core import logprobs, masking, preference
+from rlaif_jax.core import masking, preference
 from rlaif_jax.core.types import Params, TokenBatch
 from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.models import lora
-from rlaif_jax.stages import _lora, _options, common, reward, rl, sft
+from rlaif_jax.stages import _lora, _options, common, reward, rl
+from rlaif_jax.stages._response_logps import pair_logps, response_logps
 from rlaif_jax.training import loop, step, train_state
 from rlaif_jax.training import workdir as workdir_lib
 
@@ -228,23 +229,24 @@ def make_loss(config: ConfigDict, model) -> Callable:
   """loss(trained, Pairs, key, Frozen) -> (mean over pairs, metrics)."""
   loss = loss_of(config)
 
-  def logps(params, texts: Sequence[TokenBatch]):
+  def logps(params, batch: Pairs):
     """Log-probabilities and lengths of responses, [B] of each text."""
-    joined = jax.tree.map(lambda *x: jnp.concatenate(x), *texts)
-    found = response_logps(model, params, joined, config.max_response)
-    return [jnp.split(x, len(texts)) for x in found]
+    pair = batch.first, batch.second
+    values, lengths = pair_logps(model, params, *pair, config.max_response)
+    if loss.kl:
+      values.append(
+        response_logps(model, params, batch.mismatched, config.max_response)
+      )
+    return values, lengths
 
   def loss_fn(trained, batch: Pairs, key, frozen: _lora.Frozen):
     del key  # no dropout: the batch alone decides
-    texts = [batch.first, batch.second]
-    if loss.kl:
-      texts.append(batch.mismatched)
-    policy, lengths = logps(frozen.policy_params(trained), texts)
+    policy, lengths = logps(frozen.policy_params(trained), batch)
     given = dict(logps_1=policy[0], logps_2=policy[1])
     if loss.lengths:
       given |= dict(lengths_1=lengths[0], lengths_2=lengths[1])
     if loss.reference:
-      anchor, _ = jax.lax.stop_gradient(logps(frozen.reference, texts))
+      anchor, _ = jax.lax.stop_gradient(logps(frozen.reference, batch))
       given |= dict(ref_logps_1=anchor[0], ref_logps_2=anchor[1])
       if loss.kl:
         given['kl'] = masking.masked_mean(
@@ -257,28 +259,6 @@ def make_loss(config: ConfigDict, model) -> Callable:
     return value, {'loss/preference': value, **metrics, 'weight': weight}
 
   return loss_fn
-
-
-def response_logps(
-  model, params: Params, batch: TokenBatch, max_response: int
-) -> tuple[Float[Array, ' B'], Float[Array, ' B']]:
-  """(log-probability of each row's response, number of its tokens).
-
-  Only the `max_response` positions that predict a response are unembedded.
-  """
-  hidden = model.apply(
-    params, batch.tokens, mask=batch.mask, logits=False
-  ).hidden[:, :-1]
-  hidden, targets, real = sft.response_window(
-    hidden, batch.tokens[:, 1:], batch.loss_mask[:, 1:], max_response
-  )
-  stats = logprobs.token_stats(
-    hidden, targets, lambda h: model.unembed(params, h)
-  )
-  return (
-    masking.masked_sum(stats.logprobs, real, axis=-1),
-    jnp.sum(real, axis=-1, dtype=jnp.float32),
-  )
 
 
 def make_batch(

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from rlaif_jax import evaluators, sharding
-from rlaif_jax.core import losses
+from rlaif_jax.core import losses, masking, trees
 from rlaif_jax.core.types import PairBatch
 from rlaif_jax.data import pipeline, records
 from rlaif_jax.data.datasets import Example
@@ -211,7 +211,7 @@ def fit(s: common.Session, loaded: common.Loaded, train: _mixes.Mix, human):
   frozen, trained = lora.split(model, params)
   tx = common.make_optimizer(config.optimizer, num_steps)
   train_step = step.make_train_step(
-    lora.joined(make_loss(model, config.loss)),
+    lora.joined(make_loss(model, config.max_response, config.loss)),
     tx,
     num_microbatches=config.num_microbatches,
   )
@@ -278,7 +278,7 @@ def train_batch(config: ConfigDict, loaded: common.Loaded, rows):
   return MarginBatch(pairs, _margins.margins(rows, margin_options(config)))
 
 
-def make_loss(model, loss: str = 'soft'):
+def make_loss(model, max_response: int, loss: str = 'soft'):
   """loss(params, batch, key) -> (one of `LOSSES`, metrics).
 
   The batch is a PairBatch, a MarginBatch or _rankings.Rankings.
@@ -289,7 +289,7 @@ def make_loss(model, loss: str = 'soft'):
   def loss_fn(params, batch, key):
     del key
     pairs = batch.pairs if loss == 'margin' else batch
-    scores = score_pairs(model, params, pairs)
+    scores = score_pairs(model, params, pairs, max_response)
     if loss == 'margin':
       value, metrics = losses.margin_preference(
         *scores, pairs.p_first, batch.margin, pairs.weight
@@ -303,14 +303,18 @@ def make_loss(model, loss: str = 'soft'):
   return loss_fn
 
 
-def score_pairs(model, params, batch):
-  """Scores ([B], [B]) of both responses, in one forward over 2B rows."""
-  scores = model.apply(
-    params,
-    jnp.concatenate([batch.tokens_1, batch.tokens_2]),
-    mask=jnp.concatenate([batch.mask_1, batch.mask_2]),
+def score_pairs(model, params, batch: PairBatch, max_response: int):
+  """Scores ([B], [B]) of both responses; their prompt is read once."""
+  texts = (batch.tokens_1, batch.mask_1, batch.tokens_2, batch.mask_2)
+  tree = trees.join_pairs(*texts, batch.tokens_1.shape[1] + max_response)
+  ends = [
+    jnp.take_along_axis(slots, masking.last_real(mask)[:, None], axis=1)
+    for slots, mask in zip(tree[2:], texts[1::2], strict=True)
+  ]
+  scores = model.apply_tree(
+    params, tree.tokens, tree.ends, jnp.concatenate(ends, axis=1)
   )
-  return jnp.split(scores, 2)
+  return scores[:, 0], scores[:, 1]
 
 
 def evaluate_pairs(s, loaded, model, params, pairs) -> dict[str, float]:

@@ -197,14 +197,19 @@ def make_loss(
   return loss_fn
 
 
+def response_columns(weight, width: int):
+  """Columns [B, width] of each row from its first target to learn on."""
+  width = min(width, weight.shape[1])
+  start = jnp.minimum(jnp.argmax(weight, axis=1), weight.shape[1] - width)
+  return start[:, None] + jnp.arange(width)[None]
+
+
 def response_window(hidden, targets, weight, width: int):
   """The `width` columns of each row from its first target to learn on.
 
   hidden [B, T, D], targets and weight [B, T] -> the same with T = width.
   """
-  width = min(width, targets.shape[1])
-  start = jnp.minimum(jnp.argmax(weight, axis=1), targets.shape[1] - width)
-  columns = start[:, None] + jnp.arange(width)[None]
+  columns = response_columns(weight, width)
   return (
     jnp.take_along_axis(hidden, columns[..., None], axis=1),
     jnp.take_along_axis(targets, columns, axis=1),

@@ -89,7 +89,7 @@ def reward_step(folder, shape, dtype, mesh):
   ones = np.ones(shape.batch, np.float32)
   batch = PairBatch(tokens[0], real, tokens[1], real, ones, ones)
   frozen, trained = lora.split(model, params)
-  loss = lora.joined(reward_stage.make_loss(model))
+  loss = lora.joined(reward_stage.make_loss(model, shape.new))
   return _train_step(loss, config, trained, frozen, batch, mesh), None
 
 

@@ -203,7 +203,7 @@ def test_a_reward_model_moves_alike_on_a_mesh(small, base_dtype):
       model, params = common.scalar_from(loaded, s, jax.random.key(2))
       frozen, trained = lora.split(model, params)
       tx = common.make_optimizer(config.optimizer, 1)
-      train = step.make_train_step(lora.joined(reward.make_loss(model)), tx)
+      train = step.make_train_step(lora.joined(reward.make_loss(model, 8)), tx)
       state = train_state.create(trained, tx, mesh)
       start = sharding.to_host(state.params)
       batch = sharding.shard_batch(pairs, mesh)

@@ -1,5 +1,6 @@
 """The preference stage: log-probs, every loss through it, resume, meshes."""
 
+import dataclasses
 import functools
 import json
 
@@ -11,7 +12,7 @@ from rlaif_jax import sharding
 from rlaif_jax.core import preference as losses
 from rlaif_jax.data import records, transforms
 from rlaif_jax.data.tokenizer import load_tokenizer
-from rlaif_jax.models import hf
+from rlaif_jax.models import hf, locate
 from rlaif_jax.stages import common, preference
 from rlaif_jax.training.metrics import read_metrics
 
@@ -144,8 +145,45 @@ def test_padding_changes_nothing(tiny_model):
     config.max_prompt = width
     batch = preference.make_batch(config, loaded, rows)
     sums.append(preference.response_logps(model, params, batch.first, 48))
-  assert sums[0][0].dtype == np.float32
-  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), *sums)
+  assert sums[0].dtype == np.float32
+  np.testing.assert_allclose(*sums, rtol=1e-5)
+
+
+def test_a_shared_prompt_changes_nothing():
+  """Two texts in one row, beside each in a row of its own; gradients too."""
+  path = locate.resolve('tiny:xs')  # random weights would magnify rounding
+  model, params = hf.load(path)
+  loaded = common.Loaded(model, params, load_tokenizer(path), '')
+  config = make_config(path)
+  rows = common.load_examples(config.data)[:3]
+  # One pair begins alike beyond its prompt.
+  first = rows[0].pair[0]
+  rows[0] = dataclasses.replace(rows[0], pair=(first, first + ' and more'))
+  batch = preference.make_batch(config, loaded, rows)
+
+  def apart(params):
+    return [
+      preference.response_logps(model, params, text, 48)
+      for text in (batch.first, batch.second)
+    ]
+
+  def together(params):
+    return preference.pair_logps(model, params, batch.first, batch.second, 48)
+
+  sums, lengths = together(params)
+  np.testing.assert_allclose(sums, apart(params), rtol=1e-5)
+  for text, length in zip((batch.first, batch.second), lengths, strict=True):
+    np.testing.assert_array_equal(length, text.loss_mask.sum(1))
+  wanted = jax.grad(
+    lambda p: sum(x.sum() * i for i, x in enumerate(apart(p), 1))
+  )
+  found = jax.grad(
+    lambda p: sum(x.sum() * i for i, x in enumerate(together(p)[0], 1))
+  )
+  for a, b in zip(
+    jax.tree.leaves(found(params)), jax.tree.leaves(wanted(params)), strict=True
+  ):
+    assert np.linalg.norm(a - b) <= 2e-4 * np.linalg.norm(b)
 
 
 # -- the whole stage ----------------------------------------------------------

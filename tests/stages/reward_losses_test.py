@@ -136,7 +136,7 @@ def test_margin_loss_of_a_trl_file(loaded, tiny_reward_model, tmp_path):
   config = make_config('', labels=str(file), loss='margin')
   rows = reward.load_labels(config)
   batch = reward.train_batch(config, loaded, rows)
-  loss_fn = jax.jit(reward.make_loss(loaded.model, 'margin'))
+  loss_fn = jax.jit(reward.make_loss(loaded.model, 48, 'margin'))
   loss, metrics = loss_fn(loaded.params, batch, None)
   scores = scores_of(tiny_reward_model, [('well', pair) for pair in texts])
   gap = scores[:, 0] - scores[:, 1]
@@ -187,7 +187,7 @@ def test_ranking_loss_equals_loops(loaded, tiny_reward_model, tmp_path):
   batch = _rankings.make_batch(config, loaded, rows, size)
   assert batch.tokens.shape[:2] == (6, 4)
   assert batch.there.sum() == 2 * (4 + 3 + 2)
-  loss, metrics = jax.jit(reward.make_loss(loaded.model, 'kway'))(
+  loss, metrics = jax.jit(reward.make_loss(loaded.model, 48, 'kway'))(
     loaded.params, batch, None
   )
   of_prompts, right = [], []

@@ -119,7 +119,7 @@ def test_loss_is_the_soft_cross_entropy(trained):
   )
   rows = labelled(config, 0.8)[:3]
   batch = reward.pair_batch(config, loaded, rows)
-  loss, metrics = jax.jit(reward.make_loss(model))(params, batch, None)
+  loss, metrics = jax.jit(reward.make_loss(model, 48))(params, batch, None)
   scores = raw_scores(workdir / 'model', rows)
   margin = scores[:, 0] - scores[:, 1]
   expected = 0.8 * np.log1p(np.exp(-margin)) + 0.2 * np.log1p(np.exp(margin))
