@@ -21,6 +21,8 @@ table is what the first command prints.
 """
 
 import dataclasses
+import math
+import re
 
 from configs import common, paper
 
@@ -68,11 +70,22 @@ def get_config(arg: str = ''):
   c = paper.get_config(
     f'task={args["task"]},model={model.policy},labeler={model.labeler}'
   )
-  data, fsdp, tensor = MESHES.get(key, (1, -1, 1))
+  every = chips(args['topology'])
+  data, fsdp, tensor = MESHES.get(key, (1, every, 1))
   c.mesh.update(dict(data=data, fsdp=fsdp, tensor=tensor))
   for step in c.steps.values():
     large(step, data * fsdp)
   return c
+
+
+def chips(topology: str) -> int:
+  """How many chips 'v5e:4x4', 'h200:8' or 'v5e:4x4@2' (slices) stands for."""
+  numbers = re.findall('[0-9]+', topology.partition(':')[2])
+  if not numbers:
+    raise ValueError(
+      f'topology={topology!r} says no number of chips; write v5e:4x4, or h200:8'
+    )
+  return math.prod(map(int, numbers))
 
 
 def large(c, chips: int) -> None:

@@ -37,6 +37,13 @@ ARGUMENTS = {
     'loop=dpo,labeler=self',
     'loop=rl,labeler=tiny:xs,rounds=2,labels=64',
   ),
+  'full': (
+    '',
+    'model=gemma2_9b,topology=v5p:2x2x4',
+    'model=llama3_8b,topology=h200:8',
+    'model=qwen3_8b,topology=v6e:8x8,task=helpful',
+    'topology=v5e:8x8',
+  ),
   'label': ('', 'smoke'),
   'methods': ('', 'smoke', 'seeds', 'only=rlaif+dpo+rest', 'only=hir,smoke'),
   'paper': (
@@ -236,7 +243,7 @@ def test_config_file_says_how_to_run_it(config_module, name):
   'name',
   [
     'rlaif', 'paper', 'study', 'tiny_labelers', 'constitutional', 'iterated',
-    'methods', 'sample',
+    'methods', 'sample', 'full',
   ],
 )  # fmt: skip
 def test_pipelines_name_steps_before_them(config_module, name):
