@@ -17,8 +17,8 @@ from rlaif_jax import rewards
 from rlaif_jax.core.types import Rollout
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.labeler import Labeler, direct, in_mesh, on_device, prompts
-from rlaif_jax.rewards import reward_model
+from rlaif_jax.labeler import Labeler, direct, on_device, prompts
+from rlaif_jax.rewards import _labeler, reward_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,14 +30,19 @@ class Direct:
   policy_tokenizer: tokenizer_lib.Tokenizer
   on_device: bool
   spent: dict[str, Any] = dataclasses.field(default_factory=dict)
+  scorers: dict[int, on_device.OnDevice] = dataclasses.field(
+    default_factory=dict
+  )
 
   def score(self, rollout: Rollout, examples: Sequence[Example]) -> jax.Array:
     """Rewards [B] in [-1, 1], or log-odds of a yes-or-no prompt."""
     fields, ids = [e.fields for e in examples], [e.id for e in examples]
     before, read = self.labeler.counters.tokens, 0
     if self.on_device:
-      scorer = on_device.OnDevice(
-        self.labeler, self.prompt, rollout.response_tokens.shape[1]
+      # Kept from step to step: it reads the whole vocabulary once.
+      length = rollout.response_tokens.shape[1]
+      scorer = self.scorers.setdefault(
+        length, on_device.OnDevice(self.labeler, self.prompt, length)
       )
       scores = scorer.scores(rollout, fields, ids)
       read = scorer.kept(rollout).sum()  # of responses, which stay there
@@ -55,14 +60,7 @@ def make(config, *, policy_tokenizer, mesh, rules) -> Direct:
   """Loads the labeler at `config.path` with the prompt `config.prompt`."""
   prompt = prompts.load_prompt(config.prompt)
   direct.check(prompt)
-  labeler = in_mesh.load(
-    config.path,
-    mesh=mesh,
-    rules=rules,
-    dtype=config.dtype,
-    max_tokens=config.max_tokens,
-    batch_size=config.batch_size,
-  )
+  labeler = _labeler.load(config, mesh=mesh, rules=rules)
   same = labeler.tokenizer.fingerprint == policy_tokenizer.fingerprint
   return Direct(
     labeler, prompt, policy_tokenizer, same and on_device.supports(prompt)

@@ -17,8 +17,8 @@ from rlaif_jax import rewards
 from rlaif_jax.core.types import Rollout
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.labeler import Labeler, in_mesh, preference, prompts
-from rlaif_jax.rewards import reward_model
+from rlaif_jax.labeler import Labeler, preference, prompts
+from rlaif_jax.rewards import _labeler, reward_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,14 +61,7 @@ def make(config, *, policy_tokenizer, mesh, rules) -> Pairwise:
   """Loads the labeler at `config.path` with the prompt `config.prompt`."""
   prompt = prompts.load_prompt(config.prompt)
   preference.check(prompt)
-  labeler = in_mesh.load(
-    config.path,
-    mesh=mesh,
-    rules=rules,
-    dtype=config.dtype,
-    max_tokens=config.max_tokens,
-    batch_size=config.batch_size,
-  )
+  labeler = _labeler.load(config, mesh=mesh, rules=rules)
   return Pairwise(labeler, prompt, policy_tokenizer)
 
 
