@@ -118,8 +118,15 @@ def loss_metrics(
   entropy: Float[Array, 'B R'] | None,
 ) -> Metrics:
   """Entropy, if there is one, and the weight of the loss's mean."""
-  metrics = {'weight': losses.reduction_weight(mask, normalize)}
-  if entropy is not None:
-    mean = masking.masked_mean(entropy, mask)
-    metrics['objective/entropy'] = jax.lax.stop_gradient(mean)
-  return metrics
+  weight = losses.reduction_weight(mask, normalize)
+  return {'weight': weight, **entropy_metric(mask, entropy)}
+
+
+def entropy_metric(
+  mask: Bool[Array, 'B R'], entropy: Float[Array, 'B R'] | None
+) -> Metrics:
+  """Mean entropy of the real tokens; {} if it is not known."""
+  if entropy is None:
+    return {}
+  mean = masking.masked_mean(entropy, mask)
+  return {'objective/entropy': jax.lax.stop_gradient(mean)}

@@ -184,9 +184,7 @@ def loss(
     **{option: config.beta},
   )
   metrics['loss/policy_avg'] = jax.lax.stop_gradient(value)
-  if entropy is not None:
-    mean = masking.masked_mean(entropy, mask)
-    metrics['objective/entropy'] = jax.lax.stop_gradient(mean)
+  metrics |= _common.entropy_metric(mask, entropy)
   metrics['weight'] = jnp.sum(targets.weight)
   return 2 * value - jax.lax.stop_gradient(value), metrics
 
