@@ -8,13 +8,17 @@ whose loss does not know it, so that demonstrations score 0 on average.
 import dataclasses
 from collections.abc import Sequence
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from rlaif_jax import sharding
+from rlaif_jax.core import masking, trees
+from rlaif_jax.core.types import PairBatch
 from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.rewards.reward_model import STATS_FILE, score_tokens
+from rlaif_jax.rewards.reward_model import STATS_FILE
 from rlaif_jax.stages import common
 from rlaif_jax.training import workdir as workdir_lib
 
@@ -32,24 +36,31 @@ def pair_batch(config: ConfigDict, loaded: common.Loaded, rows):
   )
 
 
+def score_pairs(model, params, batch: PairBatch, max_response: int):
+  """Scores ([B], [B]) of both responses; their prompt is read once."""
+  texts = (batch.tokens_1, batch.mask_1, batch.tokens_2, batch.mask_2)
+  tree = trees.join_pairs(*texts, batch.tokens_1.shape[1] + max_response)
+  ends = [
+    jnp.take_along_axis(slots, masking.last_real(mask)[:, None], axis=1)
+    for slots, mask in zip(tree[2:], texts[1::2], strict=True)
+  ]
+  scores = model.apply_tree(
+    params, tree.tokens, tree.ends, jnp.concatenate(ends, axis=1)
+  )
+  return scores[:, 0], scores[:, 1]
+
+
+_score_pairs = jax.jit(score_pairs, static_argnames=('model', 'max_response'))
+
+
 def all_scores(s, loaded, model, params, pairs) -> np.ndarray:
   """Raw scores [n, 2] of both responses of all pairs, on the host."""
   found = []
   for rows, _ in pipeline.eval_batches(len(pairs), s.config.batch_size):
     batch = pair_batch(s.config, loaded, [pairs[i] for i in rows])
     batch = sharding.shard_batch(batch, s.mesh, whole=True)
-    found.append(
-      np.stack(
-        [
-          sharding.to_host(score_tokens(model, params, tokens, mask))
-          for tokens, mask in (
-            (batch.tokens_1, batch.mask_1),
-            (batch.tokens_2, batch.mask_2),
-          )
-        ],
-        axis=1,
-      )
-    )
+    scores = _score_pairs(model, params, batch, s.config.max_response)
+    found.append(np.stack(sharding.to_host(scores), axis=1))
   return np.concatenate(found)[: len(pairs)]
 
 

@@ -13,20 +13,24 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
 from rlaif_jax import evaluators, sharding
-from rlaif_jax.core import losses, masking, trees
+from rlaif_jax.core import losses
 from rlaif_jax.core.types import PairBatch
 from rlaif_jax.data import pipeline, records
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.evaluators import reward_accuracy
 from rlaif_jax.models import lora
 from rlaif_jax.stages import _margins, _mixes, _options, _rankings, common
-from rlaif_jax.stages._reward_stats import all_scores, pair_batch, write_stats
+from rlaif_jax.stages._reward_stats import (
+  all_scores,
+  pair_batch,
+  score_pairs,
+  write_stats,
+)
 from rlaif_jax.training import loop, step, train_state
 from rlaif_jax.training import workdir as workdir_lib
 
@@ -301,20 +305,6 @@ def make_loss(model, max_response: int, loss: str = 'soft'):
     return value, {'loss/reward': value, **metrics}
 
   return loss_fn
-
-
-def score_pairs(model, params, batch: PairBatch, max_response: int):
-  """Scores ([B], [B]) of both responses; their prompt is read once."""
-  texts = (batch.tokens_1, batch.mask_1, batch.tokens_2, batch.mask_2)
-  tree = trees.join_pairs(*texts, batch.tokens_1.shape[1] + max_response)
-  ends = [
-    jnp.take_along_axis(slots, masking.last_real(mask)[:, None], axis=1)
-    for slots, mask in zip(tree[2:], texts[1::2], strict=True)
-  ]
-  scores = model.apply_tree(
-    params, tree.tokens, tree.ends, jnp.concatenate(ends, axis=1)
-  )
-  return scores[:, 0], scores[:, 1]
 
 
 def evaluate_pairs(s, loaded, model, params, pairs) -> dict[str, float]:
