@@ -34,7 +34,7 @@ def check(config: ConfigDict) -> None:
       if not all(rest.split('|')):
         raise ValueError(f'{key}: phrases are separated by |, none is empty')
     else:
-      direct.check(_judges.prompt_of(config.judge, rule))
+      direct.check(_labelers.load_prompt(config.judge, rule))
       if not config.judge.path:
         raise ValueError(
           f'{key} is a labeling prompt: name the labeler that answers it as '
@@ -68,7 +68,7 @@ def score(
       scorer = _judges.each(_rule(s.config, kind, rest), examples)
     else:
       labeler = labeler or _labelers.load(block, block.path, s)
-      prompt = _judges.prompt_of(block, rule)
+      prompt = _labelers.load_prompt(block, rule)
       scorer = _judges.labeler_scorer(s, prompt, examples, labeler)
       if prompt.kind == 'yes_no':
         scorer = _probability(scorer)

@@ -20,7 +20,6 @@ from rlaif_jax.data import datasets, pipeline
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.evaluators import _agreement
 from rlaif_jax.labeler import direct, preference, prompts
-from rlaif_jax.models import locate
 from rlaif_jax.rewards import reward_model
 from rlaif_jax.stages import _labelers, _people, _samples, common
 from rlaif_jax.training import workdir as workdir_lib
@@ -100,7 +99,7 @@ def check(config: ConfigDict, policies: Sequence[str]) -> None:
       "'labeler', 'reward_model', 'human' or 'none'"
     )
   if block.name == 'labeler':
-    prompt = prompt_of(block)
+    prompt = _labelers.load_prompt(block)
     pairwise = prompt.kind == 'pairwise'
     (preference if pairwise else direct).check(prompt)
   wanted = {
@@ -121,14 +120,6 @@ def check(config: ConfigDict, policies: Sequence[str]) -> None:
     _samples.scores_in(config)
 
 
-def prompt_of(block: ConfigDict, name: str = '') -> prompts.LabelPrompt:
-  """The prompt of a judge block, or the one called `name` in its place."""
-  exemplars = block.exemplars
-  if exemplars.startswith('tiny:'):
-    exemplars = locate.resolve(exemplars)
-  return prompts.load_prompt(name or block.prompt, exemplars)
-
-
 def describe(config: ConfigDict) -> dict:
   """Name of the judge, and how good it is as far as that is known.
 
@@ -139,7 +130,7 @@ def describe(config: ConfigDict) -> dict:
   found = {'name': block.name}
   if block.name == 'labeler':
     found |= {'of': pathlib.Path(block.path).name, 'prompt': block.prompt}
-    if prompt_of(block).kind == 'pairwise':
+    if _labelers.load_prompt(block).kind == 'pairwise':
       found['orders'] = 'both'
   if block.name == 'human':
     found['ratings'] = [pathlib.Path(file).name for file in block.ratings]
@@ -163,7 +154,7 @@ def judge(
     scores, preferred = _people.verdicts(block, examples, list(samples))
     return Verdicts(scores, preferred)
   if block.name == 'labeler':
-    prompt = prompt_of(block)
+    prompt = _labelers.load_prompt(block)
     if prompt.kind == 'pairwise':
       return by_comparison(s, prompt, examples, samples)
     scorer = labeler_scorer(s, prompt, examples)

@@ -70,12 +70,12 @@ def config() -> ConfigDict:
   )
 
 
-def load_prompt(block: ConfigDict) -> prompts.LabelPrompt:
-  """The prompt of a labeler block, with its exemplars."""
+def load_prompt(block: ConfigDict, name: str = '') -> prompts.LabelPrompt:
+  """The prompt of a labeler block, or `name` in its place, with exemplars."""
   exemplars = block.exemplars
   if exemplars.startswith('tiny:'):
     exemplars = locate.resolve(exemplars)
-  return prompts.load_prompt(block.prompt, exemplars)
+  return prompts.load_prompt(name or block.prompt, exemplars)
 
 
 def check(block: ConfigDict) -> None:

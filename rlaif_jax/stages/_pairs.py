@@ -4,15 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
-from rlaif_jax import sharding
-from rlaif_jax.data import transforms
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.inference import decode
 from rlaif_jax.rewards.reward_model import decode_responses
-from rlaif_jax.stages import common
+from rlaif_jax.stages import _sampler, common
 
 
 def make_pairs(s: common.Session, examples: Sequence[Example]):
@@ -60,31 +56,12 @@ def make_sampler(s: common.Session, config: ConfigDict, loaded: common.Loaded):
   A row's text depends on the key and its row id only, so a restart that
   samples the rest of a chunk gets what the first run would have got.
   """
-  size = config.labeler.batch_size
-  generate = decode.make_generate(
-    loaded.model,
-    max_new_tokens=config.max_response,
-    sampling=common.make_sampling(config.sampling),
-    eos_ids=loaded.tokenizer.eos_ids,
-    pad_id=loaded.tokenizer.pad_id,
-  )
+  rollouts = _sampler.make_rollouts(s, loaded, config.labeler.batch_size)
 
   def sample(examples: Sequence[Example], row_ids, key) -> list[str]:
     texts = []
-    for at in range(0, len(examples), size):
-      part = list(examples[at : at + size])
-      ids = list(row_ids[at : at + size])
-      missing = size - len(part)
-      prompt = transforms.prompt_batch(
-        part + part[-1:] * missing, loaded.tokenizer, config.max_prompt
-      )
-      rollout = generate(
-        loaded.params,
-        sharding.shard_batch(prompt, s.mesh, whole=True),
-        key,
-        np.asarray(ids + ids[-1:] * missing, np.int32),
-      )
-      texts += decode_responses(rollout, loaded.tokenizer)[: len(part)]
+    for _, count, rollout in rollouts(examples, row_ids, key):
+      texts += decode_responses(rollout, loaded.tokenizer)[:count]
     return texts
 
   return sample

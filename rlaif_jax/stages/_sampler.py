@@ -1,7 +1,14 @@
-"""How RL samples: the `sampler` block, beside what `sampling` draws."""
+"""How stages sample: RL by its `sampler` block, others all rows in batches."""
 
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
 from ml_collections import ConfigDict
 
+from rlaif_jax import sharding
+from rlaif_jax.core.types import Key, Rollout
+from rlaif_jax.data import transforms
+from rlaif_jax.data.datasets import Example
 from rlaif_jax.inference import compact, decode, stop
 from rlaif_jax.inference.sampler import Sampler
 from rlaif_jax.models import with_options
@@ -48,3 +55,38 @@ def make(config: ConfigDict, loaded: common.Loaded) -> Sampler:
     pad_id=tokenizer.pad_id,
     stops=stops,
   )
+
+
+def make_rollouts(
+  s: common.Session, loaded: common.Loaded, size: int
+) -> Callable[..., Iterator[tuple[np.ndarray, int, Rollout]]]:
+  """rollouts(examples, row ids, key) -> batches of `size`, in order.
+
+  Each is (places of its rows among the examples, how many of them count,
+  rollout); the last batch is filled up with its last row. What a row samples
+  depends on the key, its id and its prompt only. With several hosts all pass
+  the same and get the same.
+  """
+  config, tokenizer = s.config, loaded.tokenizer
+  generate = decode.make_generate(
+    loaded.model,
+    max_new_tokens=config.max_response,
+    sampling=common.make_sampling(config.sampling),
+    eos_ids=tokenizer.eos_ids,
+    pad_id=tokenizer.pad_id,
+  )
+
+  def rollouts(examples: Sequence[Example], row_ids: Sequence[int], key: Key):
+    ids = np.asarray(row_ids, np.int32)
+    for at in range(0, len(examples), size):
+      rows = np.minimum(np.arange(at, at + size), len(examples) - 1)
+      prompts = transforms.prompt_batch(
+        [examples[i] for i in rows], tokenizer, config.max_prompt
+      )
+      prompts, numbers = sharding.shard_batch(
+        (prompts, ids[rows]), s.mesh, whole=True
+      )
+      rollout = generate(loaded.params, prompts, key, numbers)
+      yield rows, min(size, len(examples) - at), rollout
+
+  return rollouts

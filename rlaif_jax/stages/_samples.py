@@ -11,7 +11,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -20,11 +19,11 @@ from rlaif_jax.core import kl, masking
 from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.inference import decode, score
+from rlaif_jax.inference import score
 from rlaif_jax.models import locate
 from rlaif_jax.rating import sheet
 from rlaif_jax.rewards.reward_model import decode_responses
-from rlaif_jax.stages import _selection, common
+from rlaif_jax.stages import _sampler, _selection, common
 from rlaif_jax.training import workdir as workdir_lib
 
 FILE = 'samples.jsonl'
@@ -180,57 +179,35 @@ def sample(
   common.check_context(
     loaded.model, max_prompt=config.max_prompt, max_response=config.max_response
   )
-  generate = decode.make_generate(
-    loaded.model,
-    max_new_tokens=config.max_response,
-    sampling=common.make_sampling(config.sampling),
-    eos_ids=loaded.tokenizer.eos_ids,
-    pad_id=loaded.tokenizer.pad_id,
-  )
+  rollouts = _sampler.make_rollouts(s, loaded, config.batch_size)
   same_tokens = loaded.tokenizer.fingerprint == reference.tokenizer.fingerprint
   divergence = make_divergence(loaded, reference, config.sampling.temperature)
-  key, size = jax.random.key(config.seed), config.batch_size
+  key, eos_ids = jax.random.key(config.seed), loaded.tokenizer.eos_ids
+  # The policy may be told more than the reference, which KL is against.
   instruction = config.instructions.get(name, '')
+  told = [_selection.instruct(e, instruction) for e in examples]
   texts, ended, divergences = [], [], []
-  for at in range(0, len(examples), size):
-    part = list(examples[at : at + size])
-    filled = part + part[-1:] * (size - len(part))
-    # The policy may be told more than the reference, which KL is against.
-    told = [_selection.instruct(e, instruction) for e in filled]
-    batch, plain = (
-      sharding.shard_batch(
-        transforms.prompt_batch(rows, loaded.tokenizer, config.max_prompt),
-        s.mesh,
-        whole=True,
-      )
-      for rows in (told, filled)
+  for rows, count, rollout in rollouts(told, range(len(told)), key):
+    texts += decode_responses(rollout, loaded.tokenizer)[:count]
+    last = masking.has_end(
+      rollout.response_tokens, rollout.response_mask, eos_ids
     )
-    rollout = generate(
-      loaded.params,
-      batch,
-      key,
-      np.arange(at, at + size, dtype=np.int32),
-    )
-    texts += decode_responses(rollout, loaded.tokenizer)[: len(part)]
-    last = sharding.to_host(has_ended(rollout, loaded.tokenizer.eos_ids))
-    ended += last[: len(part)].tolist()
+    ended += sharding.to_host(last)[:count].tolist()
     if same_tokens:
+      plain = transforms.prompt_batch(
+        [examples[i] for i in rows], loaded.tokenizer, config.max_prompt
+      )
+      plain = sharding.shard_batch(plain, s.mesh, whole=True)
       other = dataclasses.replace(
         rollout, prompt_tokens=plain.tokens, prompt_mask=plain.mask
       )
       found = divergence(loaded.params, reference.params, rollout, other)
-      divergences.append(sharding.to_host(found)[: len(part)])
+      divergences.append(sharding.to_host(found)[:count])
   mean = float(np.concatenate(divergences).mean()) if divergences else None
   sampled = Sampled(texts, ended, mean)
   file.parent.mkdir(exist_ok=True)
   workdir_lib.write_json_atomic(file, dataclasses.asdict(sampled))
   return sampled
-
-
-def has_ended(rollout, eos_ids: Sequence[int]) -> jax.Array:
-  """Whether each response holds an end token, bool [B]."""
-  ends = jnp.isin(rollout.response_tokens, jnp.array(eos_ids))
-  return (ends & rollout.response_mask).any(-1)
 
 
 def _load(s, path: str) -> common.Loaded:

@@ -21,7 +21,7 @@ from rlaif_jax.data import datasets, records
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.evaluators import alignment, label_report, statistics
 from rlaif_jax.labeler import combine
-from rlaif_jax.stages import _labelers, _pairs, common
+from rlaif_jax.stages import _labelers, _pairs, _rows, common
 from rlaif_jax.training import progress
 from rlaif_jax.training import workdir as workdir_lib
 
@@ -100,18 +100,14 @@ def label_all(
 ) -> dict[str, float]:
   """Labels what `path` does not hold yet; returns how fast that was.
 
-  Rows are written in order, chunk by chunk, so all chunks before that of the
-  last row are done. That one is made again as a whole and what is missing of
-  it written: labels then are those of an uninterrupted run to the last bit,
-  which in batches of other rows they would not be.
+  A restart is as `_rows.chunk_starts` says.
   """
   done, chunk = records.done_ids(path), s.config.chunk
   sharding.wait_for_all(f'{path} is read')
-  last = max((i for i, e in enumerate(examples) if e.id in done), default=0)
   new, start = 0, time.monotonic()
   before = panel.work() if panel else {}
   bar = progress.Progress(title or s.workdir.name, len(examples))
-  for first in range(last - last % chunk, len(examples), chunk):
+  for first in _rows.chunk_starts(examples, lambda e: e.id in done, chunk):
     rows = list(enumerate(examples[first : first + chunk], first))
     different = [e for e in pairs(rows) if e.pair[0] != e.pair[1]]
     made = judge(different) if different else []

@@ -17,23 +17,19 @@ configs/constitutional.py.
 
 import dataclasses
 import functools
-import json
 import logging
 import pathlib
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from rlaif_jax import sharding
 from rlaif_jax.data import _files, truncation
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.labeler import Labeler, criteria, prompts
 from rlaif_jax.rewards import TOKENS
-from rlaif_jax.stages import _critique, _labelers, _options, common
-from rlaif_jax.training import progress
+from rlaif_jax.stages import _critique, _labelers, _options, _rows, common
 from rlaif_jax.training import workdir as workdir_lib
 
 ALL = 'revisions/all.jsonl'
@@ -86,7 +82,7 @@ def run(config: ConfigDict, workdir) -> None:
       )
     if jax.process_index() == 0:
       workdir_lib.write_text_atomic(
-        s.workdir / SELECTED, ''.join(map(_line, kept))
+        s.workdir / SELECTED, ''.join(map(_rows.line, kept))
       )
     workdir_lib.finish(s.workdir, {**summarise(rows, len(examples)), **took})
 
@@ -141,35 +137,21 @@ def revise_all(
 ) -> tuple[list[Row], dict[str, float]]:
   """Rows of all replies, of which those not in `ALL` yet are made.
 
-  As in the label stage chunks are written in order, and the last one is made
-  again, so that a restart gives what an uninterrupted run does.
-
   Returns:
     The rows, and seconds and tokens that they took.
   """
-  path, chunk = s.workdir / ALL, s.config.chunk
-  rows = read_rows(path) if path.is_file() else []
-  sharding.wait_for_all(f'{path} is read')
-  done, before = {row['id'] for row in rows}, len(rows)
-  last = max((i for i, e in enumerate(examples) if e.id in done), default=0)
-  start = time.monotonic()
-  bar = progress.Progress(s.workdir.name, len(examples))
-  for first in range(last - last % chunk, len(examples), chunk):
-    part = examples[first : first + chunk]
-    if all(e.id in done for e in part):
-      continue  # the run was stopped after its last reply
-    made = revise(s.config, labeler, part)
-    new = [row for row in made if row['id'] not in done]
-    if jax.process_index() == 0:
-      _files.append_lines(path, [_line(row) for row in new])
-    rows += new
-    speed = (len(rows) - before) / max(time.monotonic() - start, 1e-9)
-    bar.update(first + len(part), {'perf/replies_per_second': speed})
-  bar.close()
-  # What earlier runs of this workdir took is taken to be alike.
-  share = len(rows) / max(len(rows) - before, 1)
+  path = s.workdir / ALL
+  rows, seconds, share = _rows.add_missing(
+    path,
+    read_rows(path) if path.is_file() else [],
+    examples,
+    s.config.chunk,
+    lambda part: revise(s.config, labeler, [e for _, e in part]),
+    ids_of=lambda e: [e.id],
+    unit='replies',
+  )
   return rows, {
-    'time/revise_s': time.monotonic() - start,
+    'time/revise_s': seconds,
     TOKENS: labeler.counters.tokens * share,
   }
 
@@ -289,10 +271,6 @@ def _row(example: Example) -> Row:
     'rounds': [],
     'fields': dict(example.fields),
   }
-
-
-def _line(row: Row) -> str:
-  return json.dumps(row, ensure_ascii=False) + '\n'
 
 
 def read_rows(path: pathlib.Path) -> list[Row]:

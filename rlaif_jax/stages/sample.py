@@ -14,10 +14,8 @@ puts them together. A restart samples only what is missing.
 """
 
 import collections
-import json
 import pathlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -25,12 +23,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from rlaif_jax import rewards, sharding
-from rlaif_jax.data import _files, transforms
+from rlaif_jax.core import masking
+from rlaif_jax.data import _files
 from rlaif_jax.data.datasets import Example
-from rlaif_jax.inference import decode
 from rlaif_jax.rewards.reward_model import decode_responses
-from rlaif_jax.stages import _rewards, _samples, _selection, common
-from rlaif_jax.training import progress
+from rlaif_jax.stages import _rewards, _rows, _sampler, _selection, common
 from rlaif_jax.training import workdir as workdir_lib
 
 ALL = 'samples/all.jsonl'
@@ -72,7 +69,7 @@ def run(config: ConfigDict, workdir) -> None:
     pooled = [row for path in config.pool for row in read_stage(path)]
     rows = [{**row, 'round': s.workdir.name} for row in made] + pooled
     selected, found = select(rows, config)
-    text = ''.join(_line(row) for row in selected)
+    text = ''.join(_rows.line(row) for row in selected)
     if jax.process_index() == 0:
       path = s.workdir / SELECTED
       path.parent.mkdir(exist_ok=True)
@@ -122,8 +119,7 @@ def check(config: ConfigDict) -> None:
 def sample_all(s: common.Session) -> tuple[list[Row], dict[str, float]]:
   """All samples, of which those not in `ALL` yet are made; and how fast.
 
-  As in the label stage chunks are written in order, and the last one is made
-  again, so that a restart gives what an uninterrupted run does.
+  See `_rows.add_missing`.
   """
   config, path = s.config, s.workdir / ALL
   loaded = common.load_policy(config.policy, s)
@@ -134,29 +130,18 @@ def sample_all(s: common.Session) -> tuple[list[Row], dict[str, float]]:
     config.data, loaded.tokenizer, config.max_prompt
   )
   rows = [row for _, row in read_rows(path)] if path.is_file() else []
-  sharding.wait_for_all(f'{path} is read')
-  done = {row['id'] for row in rows}
-  finished = {row['prompt_id'] for row in rows}
-  last = max((i for i, e in enumerate(examples) if e.id in finished), default=0)
-  chunk, before, start = config.chunk, len(rows), time.monotonic()
   score, spent = make_scorer(s, loaded)
-  make = make_sampler(s, loaded, score)
-  bar = progress.Progress(s.workdir.name, len(examples))
-  for first in range(last - last % chunk, len(examples), chunk):
-    part = list(enumerate(examples[first : first + chunk], first))
-    if all(_name(e, config.num_samples - 1) in done for _, e in part):
-      continue  # the run was stopped after its last sample
-    new = [row for row in make(part) if row['id'] not in done]
-    if jax.process_index() == 0:
-      _files.append_lines(path, [_line(row) for row in new])
-    rows += new
-    speed = (len(rows) - before) / max(time.monotonic() - start, 1e-9)
-    bar.update(first + len(part), {'perf/samples_per_second': speed})
-  bar.close()
-  # What earlier runs of this workdir took is taken to be alike.
-  part = len(rows) / max(len(rows) - before, 1)
-  took = {key: value * part for key, value in spent.items()}
-  return rows, {'time/sample_s': time.monotonic() - start, **took}
+  rows, seconds, share = _rows.add_missing(
+    path,
+    rows,
+    examples,
+    config.chunk,
+    make_sampler(s, loaded, score),
+    ids_of=lambda e: [_name(e, k) for k in range(config.num_samples)],
+    unit='samples',
+  )
+  took = {key: value * share for key, value in spent.items()}
+  return rows, {'time/sample_s': seconds, **took}
 
 
 def make_sampler(
@@ -164,40 +149,25 @@ def make_sampler(
 ) -> Callable[[Sequence[tuple[int, Example]]], Iterator[Row]]:
   """make([(number, example)]) -> K rows of each, in fixed-size batches.
 
-  A response depends on the seed and its own number only. Each host feeds its
-  share of a batch, and all of them get all rows.
+  A response depends on the seed and its own number only.
   """
   config, count = s.config, s.config.num_samples
-  key, size = jax.random.key(config.seed), config.batch_size
-  generate = decode.make_generate(
-    loaded.model,
-    max_new_tokens=config.max_response,
-    sampling=common.make_sampling(config.sampling),
-    eos_ids=loaded.tokenizer.eos_ids,
-    pad_id=loaded.tokenizer.pad_id,
-  )
-  share = common.host_share(size)
-
-  def batch(rows: Sequence[tuple[int, Example]]) -> Iterator[Row]:
-    filled = [*rows, *[rows[-1]] * (size - len(rows))]
-    mine = [filled[i] for i in share]
-    prompts = transforms.prompt_batch(
-      [e for _, e in mine], loaded.tokenizer, config.max_prompt
-    )
-    numbers = np.array([number for number, _ in mine], np.int32)
-    prompts, numbers = sharding.shard_batch((prompts, numbers), s.mesh)
-    rollout = generate(loaded.params, prompts, key, numbers)
-    scores = score(rollout, [e for _, e in filled])
-    ended = _samples.has_ended(rollout, loaded.tokenizer.eos_ids)
-    texts = decode_responses(rollout, loaded.tokenizer)
-    scores, ended = sharding.to_host((scores, ended))
-    for at, (number, example) in enumerate(rows):
-      yield _row(example, number % count, texts[at], ended[at], scores, at)
+  key, eos_ids = jax.random.key(config.seed), loaded.tokenizer.eos_ids
+  rollouts = _sampler.make_rollouts(s, loaded, config.batch_size)
 
   def make(prompts: Sequence[tuple[int, Example]]) -> Iterator[Row]:
-    rows = [(i * count + k, e) for i, e in prompts for k in range(count)]
-    for at in range(0, len(rows), size):
-      yield from batch(rows[at : at + size])
+    numbers = [i * count + k for i, _ in prompts for k in range(count)]
+    examples = [e for _, e in prompts for _ in range(count)]
+    for places, real, rollout in rollouts(examples, numbers, key):
+      scores = score(rollout, [examples[i] for i in places])
+      ended = masking.has_end(
+        rollout.response_tokens, rollout.response_mask, eos_ids
+      )
+      texts = decode_responses(rollout, loaded.tokenizer)
+      scores, ended = sharding.to_host((scores, ended))
+      for at, i in enumerate(places[:real]):
+        k = numbers[i] % count
+        yield _row(examples[i], k, texts[at], ended[at], scores, at)
 
   return make
 
@@ -241,10 +211,6 @@ def _row(example: Example, k: int, text: str, ended, scores, at: int) -> Row:
 
 def _name(example: Example, k: int) -> str:
   return f'{example.id}/{k}'
-
-
-def _line(row: Mapping[str, Any]) -> str:
-  return json.dumps(row, ensure_ascii=False, allow_nan=False) + '\n'
 
 
 # -- selecting ----------------------------------------------------------------

@@ -10,7 +10,7 @@ from rlaif_jax.data import transforms
 from rlaif_jax.data.datasets import tiny_tldr
 from rlaif_jax.data.tokenizer import load_tokenizer
 from rlaif_jax.models import hf
-from rlaif_jax.stages import _report, _samples, evaluate
+from rlaif_jax.stages import _report, _sampler, evaluate
 
 
 def make_config(model, other='', **overrides):
@@ -258,7 +258,7 @@ def test_rows_of_the_headline_table():
 def test_bad_config(
   tiny_model, tmp_path, one_device, monkeypatch, overrides, message
 ):
-  monkeypatch.setattr(_samples.decode, 'make_generate', None)
+  monkeypatch.setattr(_sampler.decode, 'make_generate', None)
   config = make_config(tiny_model)
   for key, value in overrides.items():
     block, _, field = key.rpartition('.')
