@@ -142,6 +142,34 @@ def ensemble() -> dict:
   return {'reward_ai_2': reward('labels_ai', seed=1), 'ensemble': c}
 
 
+def gated() -> dict:
+  """Llama 2's gate: what people clearly dislike is judged by their model."""
+  c = rl()
+  c.reward.name = 'gated'
+  c.reward.options = {'safety': 'step:reward_human', 'threshold': 0.3}
+  return {'gated': c}
+
+
+def kway() -> dict:
+  """InstructGPT's reward model: four samples of a prompt, ranked by grades."""
+  s = stages.load('sample').default_config()
+  s.policy.path, s.num_samples, s.batch_size = 'step:sft', 4, 256
+  s.reward = rlaif.direct('tiny:l').reward
+  common.tiny_data(s.data, 'rl', PAIRS // 4)
+  common.tiny_lengths(s)
+  c = reward('kway_samples', 'kway')
+  c.labels = ''
+  c.data.name, c.data.split, c.data.size = 'jsonl', 'all', 0
+  c.data.path = 'step:kway_samples/samples/selected.jsonl'
+  c.batch_size //= 2  # prompts, of twice as many responses
+  common.tiny_data(c.demonstrations, 'train', 512)
+  return {
+    'kway_samples': s,
+    'reward_kway': c,
+    'kway': rl(source='reward_kway'),
+  }
+
+
 def warm() -> dict:
   """WARM: the two reward models averaged into one."""
   c = stages.load('average').default_config()
@@ -199,7 +227,7 @@ def offline(method: str, rate: float = 3e-4, **options):
 # -- samples ------------------------------------------------------------------
 
 
-def sampled(method: str, rounds: int = 1) -> dict:
+def sampled(method: str, sft, rounds: int = 1) -> dict:
   """Steps of a method of configs/sample.py against the AI reward model."""
   s = stages.load('sample').default_config()
   s.policy.path = 'step:sft'
@@ -207,7 +235,7 @@ def sampled(method: str, rounds: int = 1) -> dict:
   common.tiny_data(s.data, 'rl', 1024)
   common.tiny_lengths(s)
   s.batch_size = 256
-  return sample_config.STEPS[method](method, s, learner(60), rounds)
+  return sample_config.STEPS[method](method, s, sft, rounds)
 
 
 def learner(num_steps: int):
@@ -220,9 +248,12 @@ def learner(num_steps: int):
 
 def hir() -> dict:
   """Hindsight relabelling, in words that the tiny world has."""
-  steps = sampled('hir')
+  c = stages.load('hindsight').default_config()
+  sft = learner(120)
+  c.update({key: value for key, value in sft.items() if key != 'stage'})
+  c.max_prompt = 80
+  steps = sampled('hir', c)
   steps['hir_samples_1'].instructions = INSTRUCTIONS
-  steps['hir'].max_prompt, steps['hir'].num_steps = 80, 120
   return steps
 
 
@@ -272,8 +303,8 @@ def methods() -> dict[str, dict]:
   half = PAIRS // 2
   return {
     **{name: {name: step} for name, step in single.items()},
-    'rejection': sampled('rejection', rounds=2),
-    'rest': sampled('rest'),
+    'rejection': sampled('rejection', learner(60), rounds=2),
+    'rest': sampled('rest', learner(60)),
     'hir': hir(),
     'iterated': rounds(iterated.rl_rounds('iterated', 'tiny:l', 2, half)),
     'self_rewarding': rounds(
@@ -281,7 +312,9 @@ def methods() -> dict[str, dict]:
     ),
     'mixed': mixed(),
     'margin': margin(),
+    'kway': kway(),
     'ensemble': ensemble(),
+    'gated': gated(),
     'warm': warm(),
     'imitation': imitation(),
     'random': random(),

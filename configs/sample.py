@@ -1,8 +1,8 @@
 """Rejection sampling, ReST, hindsight relabelling: sampled, selected, SFT.
 
 Ways to learn from a reward without RL (beside 2309.00267), each a pipeline of
-the stages `sample` and `sft`; DATA has prompts, and responses, which only tell
-the loss on those of them that are held out:
+the stages `sample` and `sft` (or `hindsight`); DATA has prompts, and responses,
+which only tell the loss on those of them that are held out:
 
 python -m rlaif_jax.main --workdir=runs/rejection --config=configs/sample.py:\
 method=rejection,policy=runs/sft,reward=runs/reward,data=tldr,path=DATA
@@ -12,7 +12,7 @@ method=rejection,policy=runs/sft,reward=runs/reward,data=tldr,path=DATA
   method=rest       ReST (2308.08998): Grow samples, then Improve steps on those
                     above rising quantiles, each at a smaller learning rate
   method=hir        hindsight relabelling (2302.05206): all samples, prompts
-                    that ask for what they are; its supervised loss only
+                    that ask for what they are, by the stage `hindsight`
   method=imitation  the samples of a model (policy=LABELER) as they are, learned
                     by model=runs/sft: what is there without any preference
   method=sample     one sample stage alone
@@ -56,7 +56,8 @@ def get_config(arg: str = ''):
   if args['smoke']:
     args.update(policy='tiny:xs', reward='tiny:xs', data='tiny_tldr')
   sample = stages.load('sample').default_config()
-  sft = stages.load('sft').default_config()
+  learns = 'hindsight' if args['method'] == 'hir' else 'sft'
+  sft = stages.load(learns).default_config()
   sample.policy.path = args['policy']
   for block, split in ((sample.data, 'train'), (sft.eval_data, 'valid')):
     block.name, block.path, block.split = args['data'], args['path'], split
@@ -126,7 +127,8 @@ def rest(name: str, sample, sft, rounds: int) -> dict:
 
 
 def hir(name: str, sample, sft, rounds: int) -> dict:
-  """Steps of hindsight relabelling; arguments as in `rejection`.
+  """Steps of hindsight relabelling, `sft` being a hindsight stage; other
+  arguments as in `rejection`.
 
   Later rounds sample from the policy as it is asked plainly. Evaluations ask
   for the best: `instructions` of the evaluate stage.

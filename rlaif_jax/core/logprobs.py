@@ -24,6 +24,7 @@ def token_stats(
   temperature: float | Float[Array, ''] = 1.0,
   chunk_size: int = 128,
   entropy: bool = False,
+  smoothing: float = 0.0,
 ) -> types.TokenStats:
   """Log-probability of each target (and entropy) under softmax(logits / T).
 
@@ -38,6 +39,8 @@ def token_stats(
     temperature: divides the logits, in float32; may be traced.
     chunk_size: tokens of each row whose logits exist at one time.
     entropy: also give the entropy of each prediction.
+    smoothing: label smoothing: this share of a log-probability is the mean of
+      those of all V tokens.
 
   Returns:
     Float32 log-probabilities [B, T], and entropy [B, T] or None, in nats.
@@ -62,7 +65,7 @@ def token_stats(
     carry: None, xs: tuple[Array, Array]
   ) -> tuple[None, types.TokenStats]:
     logits = unembed(xs[0]).astype(jnp.float32) / temperature
-    return carry, _chunk_stats(logits, xs[1], entropy)
+    return carry, _chunk_stats(logits, xs[1], entropy, smoothing)
 
   xs = _to_chunks(hidden, chunk), _to_chunks(targets, chunk)
   _, stats = jax.lax.scan(body, None, xs)
@@ -106,7 +109,10 @@ def label_distribution(
 
 
 def _chunk_stats(
-  logits: Float[Array, 'B C V'], targets: Int[Array, 'B C'], entropy: bool
+  logits: Float[Array, 'B C V'],
+  targets: Int[Array, 'B C'],
+  entropy: bool,
+  smoothing: float,
 ) -> types.TokenStats:
   """Statistics of one chunk of float32 logits."""
   log_z = jax.nn.logsumexp(logits, axis=-1)
@@ -115,6 +121,8 @@ def _chunk_stats(
   ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, 2)
   is_target = ids == targets[..., None]
   chosen = jnp.sum(jnp.where(is_target, logits, 0.0), axis=-1)
+  if smoothing:
+    chosen += smoothing * (jnp.mean(logits, axis=-1) - chosen)
   if not entropy:
     return types.TokenStats(logprobs=chosen - log_z, entropy=None)
   # Where a model bans a token its logit is -inf and 0 * -inf would be NaN.

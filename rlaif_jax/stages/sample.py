@@ -296,11 +296,16 @@ def select(
 def relabelled(
   rows: Sequence[Row], scores: np.ndarray, instructions: Sequence[str]
 ) -> list[Row]:
-  """Rows whose prompts ask for what their responses turned out to be."""
+  """Rows whose prompts ask for what their responses turned out to be.
+
+  `other_prompts` are those that ask for what they are not.
+  """
   chosen = _selection.grades(scores, len(instructions))
   result = []
   for row, grade in zip(rows, chosen, strict=True):
     example = Example(id=row['id'], prompt=row['prompt'])
-    prompt = _selection.instruct(example, instructions[grade]).prompt
-    result.append({**row, 'prompt': prompt, 'grade': int(grade)})
+    asked = [_selection.instruct(example, text).prompt for text in instructions]
+    own = asked.pop(grade)
+    grade = {'grade': int(grade), 'other_prompts': asked}
+    result.append({**row, 'prompt': own, **grade})
   return result

@@ -6,7 +6,8 @@ Next-token cross-entropy on the response tokens of `prompt + ' ' + response`.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,13 @@ from rlaif_jax.models import lora
 from rlaif_jax.stages import common
 from rlaif_jax.training import loop, step, train_state
 from rlaif_jax.training import workdir as workdir_lib
+
+
+class Objective(NamedTuple):
+  """What a step learns from, and how."""
+
+  loss: Callable  # loss(params, batch, key) -> (scalar, metrics)
+  batch: Callable[[Sequence[Example]], Any]  # of this host's rows of a step
 
 
 def default_config() -> ConfigDict:
@@ -64,8 +72,12 @@ def fit(
   loaded: common.Loaded,
   train: Sequence[Example],
   valid: Sequence[Example],
+  objective: Objective | None = None,
 ) -> None:
-  """Trains on `train`, reports loss on `valid`, exports and finishes."""
+  """Trains on `train`, reports loss on `valid`, exports and finishes.
+
+  Without an `objective` it is the cross-entropy that is reported.
+  """
   config, model = s.config, loaded.model
   common.check_context(
     model, max_prompt=config.max_prompt, max_response=config.max_response
@@ -76,11 +88,9 @@ def fit(
     1, config.num_epochs * len(train) // config.batch_size
   )
   tx = common.make_optimizer(config.optimizer, num_steps)
-  loss_fn = lora.joined(
-    make_loss(model, config.max_response, config.prompt_loss, config.loss_mean)
-  )
+  objective = objective or plain_objective(config, loaded)
   train_step = step.make_train_step(
-    loss_fn, tx, num_microbatches=config.num_microbatches
+    lora.joined(objective.loss), tx, num_microbatches=config.num_microbatches
   )
   frozen, trained = lora.split(model, loaded.params)
   state = train_state.create(trained, tx, s.mesh)
@@ -89,17 +99,11 @@ def fit(
   rows_of = make_order(config, loaded.tokenizer, train)
 
   def batch(at: int):
-    return transforms.sft_batch(
-      [train[i] for i in rows_of(at)],
-      loaded.tokenizer,
-      config.max_prompt,
-      config.max_response,
-      pad_to_bucket=config.group_by_length,
-      overflow=config.overlong_response,
-    )
+    return objective.batch([train[i] for i in rows_of(at)])
 
+  plain = jax.jit(lora.joined(plain_objective(config, loaded).loss))
   evaluate = make_evaluate(
-    s, loaded, valid, functools.partial(jax.jit(loss_fn), frozen=frozen)
+    s, loaded, valid, functools.partial(plain, frozen=frozen)
   )
   batches = pipeline.prefetch(batch)
 
@@ -130,6 +134,25 @@ def fit(
     s.workdir,
     {'steps': num_steps, 'examples': len(train), **final},
   )
+
+
+def plain_objective(config: ConfigDict, loaded: common.Loaded) -> Objective:
+  """Cross-entropy on the responses."""
+
+  def batch(rows: Sequence[Example]):
+    return transforms.sft_batch(
+      rows,
+      loaded.tokenizer,
+      config.max_prompt,
+      config.max_response,
+      pad_to_bucket=config.group_by_length,
+      overflow=config.overlong_response,
+    )
+
+  loss = make_loss(
+    loaded.model, config.max_response, config.prompt_loss, config.loss_mean
+  )
+  return Objective(loss, batch)
 
 
 def make_order(config: ConfigDict, tokenizer, train: Sequence[Example]):

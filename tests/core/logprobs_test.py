@@ -151,3 +151,15 @@ def test_label_distribution_renormalises_over_the_labels():
   joint = jnp.log(jnp.array([[0.1, 0.3], [0.02, 0.02]]))
   got = logprobs.label_distribution(joint)
   np.testing.assert_allclose(got, [[0.25, 0.75], [0.5, 0.5]], rtol=1e-6)
+
+
+@pytest.mark.parametrize('chunk_size', [3, 128])
+def test_smoothing_by_hand(chunk_size):
+  hidden, kernel, targets = _inputs(7)
+  stats = logprobs.token_stats(
+    hidden, targets, lambda h: h @ kernel, chunk_size=chunk_size, smoothing=0.2
+  )
+  log_p = jax.nn.log_softmax(hidden @ kernel)
+  chosen, _ = _full(hidden, kernel, targets, 1.0)
+  expected = 0.8 * chosen + 0.2 * log_p.mean(-1)
+  np.testing.assert_allclose(stats.logprobs, expected, rtol=1e-5)

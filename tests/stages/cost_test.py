@@ -114,7 +114,7 @@ def test_every_method_is_a_policy_of_the_table(methods):
     'rlaif', 'rlhf', 'direct', 'ppo', 'rloo', 'grpo', 'dr_grpo', 'dapo',
     'gspo', 'reinforce_pp', 'online_dpo', 'dpo', 'cdpo', 'ipo', 'simpo', 'kto',
     'orpo', 'cpl', 'rejection', 'rest', 'hir', 'iterated', 'imitation',
-    'length',
+    'length', 'kway', 'gated',
   } <= set(names)  # fmt: skip
   # One SFT model and one set of AI labels for all.
   stages_of = [step.stage for step in config.steps.values()]

@@ -214,8 +214,9 @@ def test_prompts_say_how_good_it_turned_out(whole, tmp_path, one_device):
   for row, source in zip(
     rows_of(tmp_path, sample.SELECTED), known, strict=True
   ):
-    text = told[int(source['score'] >= median)]
-    assert row['prompt'] == f'{text}\n\n{source["prompt"]}'
+    good = int(source['score'] >= median)
+    assert row['prompt'] == f'{told[good]}\n\n{source["prompt"]}'
+    assert row['other_prompts'] == [f'{told[1 - good]}\n\n{source["prompt"]}']
     assert row['response'] == source['response']
 
 
