@@ -2,9 +2,10 @@
 
 Bai et al. 2022 (2212.08073), beside 2309.00267: a helpful model answers prompts
 that ask for harm; by principles drawn for each round it criticises its replies
-and writes them again, and is fine-tuned on the revisions (SL-CAI); its samples
-are compared by the labeler under drawn principles, and a reward model and RL
-follow (RL-CAI). On the tiny world, five to ten minutes:
+and writes them again, and a model is fine-tuned on the revisions and on helpful
+replies (SL-CAI), so that it stays helpful; its samples are compared by the
+labeler under drawn principles, and a reward model and RL follow (RL-CAI). On
+the tiny world, five to ten minutes:
 
   python -m rlaif_jax.main --config=configs/constitutional.py \
       --workdir=runs/constitutional
@@ -13,12 +14,14 @@ Tiny models cannot write a critique: there the revisions show that everything
 runs, and nothing else; the AI labels are real. With models that can:
 
 python -m rlaif_jax.main --workdir=runs/cai --config=configs/constitutional.py:\
-model=ORG/HELPFUL,labeler=ORG/LABELER,data=hh,path=harmless.jsonl
+model=ORG/HELPFUL,labeler=ORG/LABELER,data=hh,path=harmless.jsonl,\
+helpful=helpful.jsonl
 
   model         the helpful model, which revises as well
   labeler       compares, by the prompt that `prompt` names
   data, path    prompts that ask for harm, with pairs that people compared, of
                 which a twentieth is held out; the prompts fit dialogues
+  helpful       as `path`, prompts that ask for help
   constitution  prompt or JSON file whose criteria are the principles of the
                 critiques; `prompt` has those of the comparisons
   steps         of RL; rounds: of revision (4)
@@ -39,6 +42,7 @@ def get_config(arg: str = ''):
     labeler='tiny:l',
     data='tiny_dialogue',
     path='',
+    helpful='',
     constitution='harmless_constitution',
     prompt='harmless_constitution',
     rounds=4,
@@ -48,11 +52,17 @@ def get_config(arg: str = ''):
   tiny = args['data'] == 'tiny_dialogue'
   if not (tiny or args['model']):
     raise ValueError('model= is missing: name the helpful model to start from')
+  if not (tiny or args['helpful']):
+    raise ValueError(
+      'helpful= is missing: name a file of prompts that ask for help, which '
+      'the model goes on answering'
+    )
   steps = {'helpful': helpful()} if not args['model'] else {}
   start = args['model'] or 'step:helpful'
   steps |= {
     'red_team': red_team(start, args),
     'revisions': revisions(start, args),
+    'helpful_samples': helpful_samples(start, args),
     'sl_cai': sl_cai(start, args),
     'labels': labels(args),
     'reward': reward(args),
@@ -113,11 +123,26 @@ def revisions(start: str, args):
   return c
 
 
+def helpful_samples(start: str, args):
+  """Two replies of the helpful model to each prompt that asks for help."""
+  c = stages.load('sample').default_config()
+  c.policy.path, c.num_samples = start, 2
+  if args['data'] == 'tiny_dialogue':
+    _data(c.data, args, 'train', 512)
+    c.data.options = {'task': 'helpful'}
+  else:
+    c.data.name, c.data.path = args['data'], args['helpful']
+  _lengths(c, args)
+  return c
+
+
 def sl_cai(start: str, args):
-  """SFT on all revisions."""
+  """SFT on all revisions, and on the helpful model's own helpful replies."""
   c = rlaif.sft()
   c.model.path, c.data.name, c.data.split = start, 'jsonl', 'all'
   c.data.path, c.data.size = 'step:revisions/revisions/selected.jsonl', 0
+  c.extra_data.name, c.extra_data.split = 'jsonl', 'all'
+  c.extra_data.path = 'step:helpful_samples/samples/selected.jsonl'
   _data(c.eval_data, args, 'test', 128)
   _lengths(c, args)
   c.overlong_response, c.num_steps = 'truncate', 60

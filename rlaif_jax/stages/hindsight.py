@@ -54,10 +54,7 @@ def run(config: ConfigDict, workdir) -> None:
       return
     check(config)
     loaded = common.load_policy(config.model, s)
-    train, valid = (
-      common.load_prompts(block, loaded.tokenizer, config.max_prompt)
-      for block in (config.data, config.eval_data)
-    )
+    train, valid = sft.load_rows(config, loaded)
     check_others(train, loaded.tokenizer, config)
     sft.fit(s, loaded, train, valid, make_objective(config, loaded))
 

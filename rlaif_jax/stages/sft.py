@@ -37,6 +37,7 @@ def default_config() -> ConfigDict:
   c = common.base_config('sft')
   c.model = common.model_config('')
   c.data = common.data_config('tldr', 'train')
+  c.extra_data = common.data_config('', 'train')  # to learn beside; '' = none
   c.eval_data = common.data_config('tldr', 'valid')
   c.max_prompt = 1024  # tokens
   c.max_response = 128  # tokens, with the end-of-text token
@@ -60,11 +61,23 @@ def run(config: ConfigDict, workdir) -> None:
     if s is None:
       return
     loaded = common.load_policy(config.model, s)
-    train, valid = (
-      common.load_prompts(block, loaded.tokenizer, config.max_prompt)
-      for block in (config.data, config.eval_data)
-    )
-    fit(s, loaded, train, valid)
+    fit(s, loaded, *load_rows(config, loaded))
+
+
+def load_rows(
+  config: ConfigDict, loaded: common.Loaded
+) -> tuple[list[Example], list[Example]]:
+  """Rows to learn from, those of `extra_data` last, and rows to evaluate on."""
+  train, extra, valid = (
+    common.load_prompts(block, loaded.tokenizer, config.max_prompt)
+    if block.name
+    else []
+    for block in (config.data, config.extra_data, config.eval_data)
+  )
+  check_responses(
+    extra, loaded.tokenizer, config, common.source(config.extra_data)
+  )
+  return [*train, *extra], valid
 
 
 def fit(

@@ -22,7 +22,8 @@ ARGUMENTS = {
     '',
     'smoke',
     'steps=8,rounds=2,constitution=harmless_constitution,prompt=harmless_base',
-    'model=ORG/HELPFUL,labeler=ORG/LABELER,data=hh,path=harmless.jsonl',
+    'model=ORG/HELPFUL,labeler=ORG/LABELER,data=hh,path=harmless.jsonl,'
+    'helpful=helpful.jsonl',
   ),
   'evaluate': (
     '',
