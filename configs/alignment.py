@@ -5,11 +5,19 @@ the tiny world's three tasks, by its three labelers:
 
 python -m rlaif_jax.main --config=configs/alignment.py --workdir=runs/alignment
 
+The shipped labelers never learned exemplars and rationales; those of
+configs/tiny_labelers.py:asked did:
+
+python -m rlaif_jax.main --workdir=runs/asked/alignment \
+    --config=configs/alignment.py:labelers=runs/asked/xs+runs/asked/l
+
 Another labeler, own comparisons:
 
 python -m rlaif_jax.main --config=configs/alignment.py --workdir=runs/mine \
     --config.labelers="{'mine': 'MODEL_FOLDER'}" ...
 """
+
+import re
 
 from ml_collections import ConfigDict
 
@@ -19,8 +27,12 @@ from rlaif_jax.stages import common as blocks
 
 
 def get_config(arg: str = ''):
-  """`smoke`: two variants of one labeler; `pairs=N` of each task."""
-  args = common.parse_arg(arg, smoke=False, pairs=512)
+  """`smoke`: two variants of one labeler; `pairs=N` of each task; `labelers`,
+  separated by +, which are called by the last part of their path.
+  """
+  args = common.parse_arg(
+    arg, smoke=False, pairs=512, labelers='tiny:xs+tiny:s+tiny:l'
+  )
   c = alignment.default_config()
   size = 12 if args['smoke'] else args['pairs']
   for name in ('summary', 'helpful', 'harmless'):
@@ -31,8 +43,9 @@ def get_config(arg: str = ''):
     if name != 'summary':
       data.options = {'task': name}
     c.tasks[name] = data
-  sizes = ('xs',) if args['smoke'] else ('xs', 's', 'l')
-  c.labelers = ConfigDict({n: f'tiny:{n}' for n in sizes}, sort_keys=False)
+  paths = ['tiny:xs'] if args['smoke'] else args['labelers'].split('+')
+  named = {re.split('[:/]', path.rstrip('/'))[-1]: path for path in paths}
+  c.labelers = ConfigDict(named, sort_keys=False)
   c.labeler.exemplars = 'tiny:exemplars'
   c.labeler.max_tokens = 1016
   c.labeler.rationale.max_tokens = 96

@@ -6,7 +6,12 @@ python -m rlaif_jax.main --config=configs/tiny_labelers.py:size=l \
 Sizes xs, s and l are the counterparts of PaLM 2 XS, S and L in the paper
 (2309.00267, 4.3). The resulting `model/` folders are what
 `tiny:xs`, `tiny:s` and `tiny:l` name; `launch/ship_labelers.sh` makes all three
-and puts them in place.
+and puts them in place. They know prompts without exemplars and rationales; with
+`asked` one of them learns all eleven ways of asking, which is a stage by itself
+and takes most of an hour on a CPU core:
+
+python -m rlaif_jax.main --config=configs/tiny_labelers.py:size=l,asked \
+    --workdir=runs/asked/l
 """
 
 from ml_collections import ConfigDict
@@ -20,14 +25,17 @@ from rlaif_jax.stages import tiny_labeler
 # the first two steps of training, of two layers.
 SIZES = {'xs': (2, 600, 2000, 4000), 'l': (4, 1500, 5000, 3200)}
 S_STEPS = 1500  # s is xs with a third layer, trained on
+ASKED_STEPS = {'xs': 1200, 's': 1700, 'l': 2000}
 
 
 def get_config(arg: str = ''):
-  """Config of one size: `size=xs|s|l`; `smoke` for a few steps."""
-  args = common.parse_arg(arg, size='xs', smoke=False)
+  """Config of one size: `size=xs|s|l`, `asked`; `smoke` for a few steps."""
+  args = common.parse_arg(arg, size='xs', asked=False, smoke=False)
   size = args['size']
   if size not in ('xs', 's', 'l'):
     raise ValueError(f'size={size!r}; use one of xs, s, l')
+  if args['asked']:
+    return asked(size, args['smoke'])
   layers, *steps = SIZES['l' if size == 'l' else 'xs']
   found = {
     'lookup': step(2, texts.LOOKUP_MIX, 1600),
@@ -52,9 +60,28 @@ def get_config(arg: str = ''):
       block.seed += 1  # other texts than before
       block.num_texts = min(200000, block.batch_size * block.num_steps)
     if args['smoke']:
-      block.num_steps, block.num_texts, block.batch_size = 4, 400, 8
-      block.optimizer.warmup_steps = 1
+      shrink(block)
   return c
+
+
+def asked(size: str, smoke: bool):
+  """The shipped labeler `size` on all eleven ways of asking."""
+  layers = {'xs': 2, 's': 3, 'l': 4}[size]
+  c = step(layers, texts.ASKED_MIX, ASKED_STEPS[size], f'tiny:{size}')
+  c.max_prompt, c.max_response = 912, 112  # exemplars and rationales
+  c.optimizer.learning_rate, c.loss_mean = 1.5e-3, 'row'
+  c.seed, c.num_texts = 2, c.batch_size * c.num_steps
+  c.model.remat = False
+  c.eval_every = c.checkpoint.every = 500
+  if smoke:
+    shrink(c)
+  return c
+
+
+def shrink(c) -> None:
+  """A few steps."""
+  c.num_steps, c.num_texts, c.batch_size = 4, 400, 8
+  c.optimizer.warmup_steps = 1
 
 
 def step(layers: int, mix, steps: int, start: str = ''):

@@ -44,10 +44,33 @@ LABELER_MIX = {
   'harmless_score': 0.02,
   'dialogue_text': 0.03,
 }
+# All eleven ways of asking, for each task; what was learned is kept up.
+_ASKED = {
+  'base': 0.2,
+  'detailed': 0.16,
+  'base_1shot': 0.07,
+  'detailed_1shot': 0.07,
+  'base_2shot': 0.06,
+  'detailed_2shot': 0.06,
+  'detailed_8shot': 0.01,
+  'base_cot': 0.16,
+  'detailed_cot': 0.11,
+  'detailed_cot_1shot': 0.06,
+  'detailed_cot_2shot': 0.04,
+}
+ASKED_MIX = {kind: 0.3 * share for kind, share in LABELER_MIX.items()}
+for _task, _share in {'summary': 0.3, 'helpful': 0.2, 'harmless': 0.2}.items():
+  for _name, _part in _ASKED.items():
+    # Eight exemplars of dialogues are more than these models read.
+    _kind = f'{_task}_{_name}'
+    if _task != 'summary':
+      _kind = _kind.replace('8shot', '5shot')
+    ASKED_MIX[_kind] = ASKED_MIX.get(_kind, 0.0) + _share * _part
 # In an order that stays as it is: a kind's place seeds its rows.
 KINDS = tuple(
   dict.fromkeys((*EARLY_MIX, *LOOKUP_MIX, *JUDGE_MIX, *LABELER_MIX))
 )
+ALL_KINDS = tuple(dict.fromkeys((*KINDS, *ASKED_MIX)))
 
 _MARKS = (
   'Read the text, then mark what is said as right or wrong.\n\n{}\n\nSAID:'
@@ -58,19 +81,21 @@ def make_texts(
   mix: Mapping[str, float], count: int, seed: int, slot_bias: float
 ) -> list[Example]:
   """Training texts in the shares of `mix`, in a fixed random order."""
-  texts = []
+  texts, kinds = [], KINDS if mix.keys() <= set(KINDS) else ALL_KINDS
   for kind, share in mix.items():
-    texts += _texts_of(kind, int(share * count), seed, slot_bias)
+    texts += _texts_of(kind, int(share * count), seed, slot_bias, kinds)
   order = np.random.default_rng(seed).permutation(len(texts))
   return [texts[i] for i in order]
 
 
-def _texts_of(kind: str, count: int, seed: int, slot_bias: float):
+def _texts_of(
+  kind: str, count: int, seed: int, slot_bias: float, kinds: Sequence[str]
+) -> list[Example]:
   task, _, form = kind.partition('_')
   dialogue = task in ('helpful', 'harmless', 'dialogue')
   module = datasets.load_module('tiny_dialogue' if dialogue else 'tiny_tldr')
   # Every kind has rows of its own: no post is seen twice.
-  row_seed = seed * len(KINDS) + KINDS.index(kind)
+  row_seed = seed * len(kinds) + kinds.index(kind)
   rng = np.random.default_rng([seed, row_seed])
   make = _maker(kind, form, module, slot_bias, rng)
   rows = _rows(module, task, count, row_seed)
@@ -127,7 +152,9 @@ def _maker(
     return lambda row: marked(row, row.pair[int(rng.random() < 0.5)], module)
   if form == 'rated':
     return lambda row: rated(row, module, rng)
-  prompt = prompts.load_prompt(kind.replace('short', 'summary'))
+  name, shots = _split_shots(kind.replace('short', 'summary'))
+  prompt = prompts.load_prompt(name)
+  examples = _worked_examples(prompt, module, shots, rng) if shots else None
 
   def score(row: Example) -> Example:
     response = row.pair[int(rng.random() < 0.5)]
@@ -138,9 +165,20 @@ def _maker(
     )
 
   def compare(row: Example) -> Example:
+    asked = prompt
+    if examples:
+      asked = dataclasses.replace(prompt, exemplars=next(examples))
     verdict = _verdict(row, prompt, module, slot_bias, rng)
-    text = template.render(prompt, row.fields, row.pair)
+    text = template.render(asked, row.fields, row.pair)
     grades = [module.noisy_score(row, response, rng) for response in row.pair]
+    if prompt.chain_of_thought is not None:
+      thoughts = rationale(row, grades, prompt, module)
+      return Example(
+        row.id,
+        text,
+        response=f' {thoughts}\n\n{prompt.ending}{verdict}',
+        separator='',
+      )
     # The grades come after the verdict, where they cannot give it away; they
     # say far more about the two responses than one verdict does.
     return Example(
@@ -153,12 +191,30 @@ def _maker(
   return score if form == 'score' else compare
 
 
+def _split_shots(kind: str) -> tuple[str, int]:
+  """'summary_base_2shot' -> ('summary_base', 2)."""
+  name, _, last = kind.rpartition('_')
+  if last.endswith('shot'):
+    return name, int(last.removesuffix('shot'))
+  return kind, 0
+
+
 def _verdict(row, prompt, module, slot_bias: float, rng) -> str:
   """The label that a noisy rater gives a pair."""
   first = module.noisy_verdict(row, rng, slot_bias=slot_bias)
   if prompt.prefers == 'worse':
     first = not first
   return prompt.labels[0 if first else 1]
+
+
+def _worked_examples(prompt, module, count: int, rng):
+  """Yields `count` exemplars at a time, other ones for every text."""
+  task = 'summary' if prompt.task == 'summarization' else prompt.task
+  while True:
+    rows = _rows(module, task, 64, int(rng.integers(2**31)))
+    rows = [exemplar(row, prompt, module, rng) for row in rows]
+    for at in range(0, len(rows) - count + 1, count):
+      yield tuple(rows[at : at + count])
 
 
 def exemplar(row: Example, prompt, module, rng) -> prompts.Exemplar:

@@ -16,7 +16,7 @@ _CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 
 # Every config file with the arguments that its docstrings speak of.
 ARGUMENTS = {
-  'alignment': ('', 'smoke', 'pairs=64'),
+  'alignment': ('', 'smoke', 'pairs=64', 'labelers=runs/a/xs+runs/a/l'),
   'average': ('', 'smoke'),
   'constitutional': (
     '',
@@ -120,7 +120,14 @@ ARGUMENTS = {
     'holdout=0.1,'
     'pairs=64,steps=10,batch=8,prompt=96,response=32,rate=1e-4,eval_size=16',
   ),
-  'tiny_labelers': ('', 'size=xs', 'size=s', 'size=l', 'size=l,smoke'),
+  'tiny_labelers': (
+    '',
+    'size=xs',
+    'size=s',
+    'size=l',
+    'size=l,smoke',
+    'size=s,asked',
+  ),
 }
 # Blocks whose keys are the user's to choose.
 FREE = {

@@ -284,3 +284,52 @@ def test_stage_leaves_a_model(tmp_path, one_device, tiny_model, start):
   summary = json.loads((tmp_path / 'summary.json').read_text())
   assert summary['steps'] == 2
   assert (tmp_path / 'model' / 'model.safetensors').is_file()
+
+
+# -- all ways of asking -------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def asked():
+  """Texts of all ways of asking, by kind."""
+  found = collections.defaultdict(list)
+  for text in _tiny_texts.make_texts(_tiny_texts.ASKED_MIX, 1500, 0, 0.3):
+    found[text.id.rsplit('-', 1)[0]].append(text)
+  return found
+
+
+def test_all_ways_of_asking_are_in_the_mix(asked):
+  assert sum(_tiny_texts.ASKED_MIX.values()) == pytest.approx(1.0)
+  assert (
+    asked.keys()
+    == _tiny_texts.ASKED_MIX.keys()
+    == set(_tiny_texts.ALL_KINDS)
+    - {'short_text', 'short_marks', 'short_score', 'short_base'}
+  )
+  for task in ('summary', 'helpful', 'harmless'):
+    ways = {kind for kind in asked if kind.startswith(f'{task}_')}
+    for name in prompts.VARIANTS:
+      name = name if task == 'summary' else name.replace('8shot', '5shot')
+      assert f'{task}_{name}' in ways
+
+
+def test_exemplars_are_other_ones_in_every_text(asked):
+  texts = [text.prompt for text in asked['summary_base_2shot']]
+  plain = prompts.load_prompt('summary_base')
+  for text in texts:
+    assert text.count(plain.ending) == 3
+  heads = {text.split(plain.ending)[0] for text in texts}
+  assert len(heads) == len(texts) > 10
+
+
+def test_a_rationale_marks_both_and_ends_in_the_verdict(asked):
+  for kind, noun in (
+    ('summary_base_cot', 'Summary'), ('helpful_detailed_cot_1shot', 'Response')
+  ):  # fmt: skip
+    ending = prompts.load_prompt(kind.removesuffix('_1shot')).ending
+    assert asked[kind]
+    for text in asked[kind]:
+      before, _, verdict = text.response.rpartition(ending)
+      assert verdict in ('1', '2')
+      assert f'{noun} 1 - ' in before
+      assert f'{noun} 2 - ' in before
