@@ -70,7 +70,6 @@ def rl(folder, shape, dtype, mesh):
   """PPO with a critic, a reference and a reward model."""
   actor, reference = (load(folder, shape, dtype, mesh) for _ in range(2))
   critic, reward = (rl_utils.create_critic_model(actor, i) for i in range(2))
-  roles = rl_cluster.Role
   cluster = rl_cluster.RLCluster(
     actor=actor,
     critic=critic,
@@ -78,7 +77,7 @@ def rl(folder, shape, dtype, mesh):
     reward=reward,
     tokenizer=transformers.AutoTokenizer.from_pretrained(folder / 'policy'),
     cluster_config=rl_cluster.ClusterConfig(
-      role_to_mesh={role: mesh for role in roles},
+      role_to_mesh=dict.fromkeys(rl_cluster.Role, mesh),
       training_config=rl_cluster.RLTrainingConfig(
         actor_optimizer=optax.adamw(common.RATE),
         critic_optimizer=optax.adamw(common.RATE),
@@ -108,9 +107,8 @@ def rl(folder, shape, dtype, mesh):
     made = learner._generate_and_compute_advantage(batch)
     cluster.update_actor([made], None)
     cluster.update_critic([made], None)
-    jax.block_until_ready(
-      (nnx.state(cluster.actor_trainer.model), nnx.state(cluster.critic_trainer.model))
-    )
+    trainers = cluster.actor_trainer, cluster.critic_trainer
+    jax.block_until_ready([nnx.state(one.model) for one in trainers])
 
   return step, None
 
