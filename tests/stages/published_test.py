@@ -173,9 +173,10 @@ def test_constitutional_on_own_data(config_module):
   Prompts of 64 tokens and Adam at 1e-3 are no way to train a model that can
   write a critique.
   """
-  arg = 'model=HELPFUL,labeler=LABELER,data=hh,path=harmless.jsonl'
+  arg = 'model=M,labeler=L,data=hh,path=harmless.jsonl,helpful=h.jsonl'
   steps = config_module('constitutional').get_config(arg).steps
-  for name in ('red_team', 'sl_cai', 'labels', 'reward', 'rl_cai', 'evaluate'):
+  names = 'red_team helpful_samples sl_cai labels reward rl_cai evaluate'
+  for name in names.split():
     check(steps[name], {'max_prompt': 1024, 'max_response': 128})
   for name in ('sl_cai', 'reward', 'rl_cai'):
     check(steps[name].optimizer, {'name': 'adafactor', 'learning_rate': 1e-5})
