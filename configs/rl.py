@@ -2,7 +2,8 @@
 
 Against a reward model, or with `:direct` against a labeler's 1-10 scores, or
 with `:algorithm=NAME` by another algorithm, at its published settings where
-they do not depend on the task (`METHODS` below):
+they do not depend on the task (`METHODS` below). With `:shared` values come
+from a head on the policy's trunk, in less time and memory:
 
 python -m rlaif_jax.main --config=configs/rl.py --workdir=runs/rl \
     --config.policy.path=runs/sft --config.reward.path=runs/reward \
@@ -174,11 +175,18 @@ def use(c, method: str) -> None:
 
 def get_config(arg: str = ''):
   """`algorithm`: a key of `METHODS`; `direct`: direct RLAIF instead of a
-  reward model; `smoke`: a few steps of it on the tiny world.
+  reward model; `shared`: policy and value on one trunk; `smoke`: a few steps of
+  it on the tiny world.
   """
-  args = common.parse_arg(arg, direct=False, algorithm='reinforce', smoke=False)
+  args = common.parse_arg(
+    arg, direct=False, algorithm='reinforce', shared=False, smoke=False
+  )
   c = rl.default_config()
   use(c, args['algorithm'])
+  if args['shared']:
+    c.shared_trunk = True
+    if 'value_coef' in c.algorithm_config:
+      c.algorithm_config.value_coef = 0.1
   pairwise = c.reward.name == 'pairwise' and not args['direct']
   if args['direct'] or (args['smoke'] and not pairwise):
     c.reward.name, c.reward.prompt = 'direct', 'summary_score'

@@ -35,12 +35,8 @@ from rlaif_jax.stages import (
   _watch,
   common,
 )
-from rlaif_jax.stages._rl_update import (
-  RLState,
-  make_options,
-  make_update,
-  updates_per_batch,
-)
+from rlaif_jax.stages._rl_options import make_options, updates_per_batch
+from rlaif_jax.stages._rl_update import RLState, make_update
 from rlaif_jax.training import loop, train_state
 from rlaif_jax.training import workdir as workdir_lib
 from rlaif_jax.training.train_state import RunningStats
@@ -54,6 +50,10 @@ def default_config() -> ConfigDict:
   # Start of the value model, which may be a reward model; '' = as the policy
   # (App. G).
   c.value = ''
+  # Or no such model but a head on the policy's trunk, and one pass for both;
+  # algorithm_config.value_coef then weighs what the trunk learns from values,
+  # and 0.1 is usual.
+  c.shared_trunk = False
   c.data = common.data_config('tldr', 'train')
   c.max_prompt = 1024
   c.max_response = 128
