@@ -116,12 +116,13 @@ METHODS = {
   # Yu et al. 2025 (2503.14476), section 4.1: 512 prompts with 16 samples, 16
   # updates, warm-up over 20 batches. Responses of up to L tokens lose up to 1
   # over their last C: `reward.length_free` = L - C, `reward.length_penalty` =
-  # 1 / C (4096 of 20480 there).
+  # 1 / C (4096 of 20480 there). The limit of rounds is that of their script.
   'dapo': (
     'grpo',
     dict(group_size=16, num_minibatches=16, **grpo.VARIANTS['dapo']),
     {
       'batch_size': 8192,
+      'max_sampling_rounds': 10,
       'optimizer': dict(name='adamw', learning_rate=1e-6, warmup_steps=320),
       'sampling': dict(temperature=1.0),
     },

@@ -16,6 +16,7 @@ from rlaif_jax.stages import (
   _lora,
   _rl_options,
   _rl_update,
+  _rounds,
   common,
   reward,
   sft,
@@ -131,6 +132,7 @@ class _RLModels:
       value=value_state,
       reward_stats=context.replicated(train_state.RunningStats.zero),
       algorithm=context.replicated(lambda: carried(options)),
+      draws=context.replicated(lambda: _rounds.start(config)),
     )
     reference, policy, value = self.policy, {}, {}
     if config.reference:

@@ -36,6 +36,12 @@ def make_options(config: ConfigDict) -> tuple[Any, Any]:
       f'algorithm_config.group_size={group} on each of {jax.process_count()} '
       'hosts'
     )
+  if config.max_sampling_rounds > 1 and group == 1:
+    raise ValueError(
+      f'config.max_sampling_rounds={config.max_sampling_rounds} looks for '
+      f'groups whose scores differ, but {config.algorithm} has one sample a '
+      'prompt here; set it to 1'
+    )
   parts = algorithms.count(options, 'num_minibatches')
   if config.batch_size % (parts * config.num_microbatches):
     raise ValueError(

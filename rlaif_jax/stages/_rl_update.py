@@ -39,7 +39,7 @@ _SHUFFLE = 2**31 - 1  # sets the keys of the order apart from those of steps
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=('policy', 'value', 'reward_stats', 'algorithm'),
+  data_fields=('policy', 'value', 'reward_stats', 'algorithm', 'draws'),
   meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +50,8 @@ class RLState:
   value: TrainState | None  # None: the algorithm needs none; see _value_start
   reward_stats: RunningStats
   algorithm: Any  # what the algorithm carries; {} if nothing
+  # Of rollouts made so far; None: one a step. See _rounds.py.
+  draws: Int[Array, ''] | None = None
 
 
 class _Batch(NamedTuple):
@@ -145,7 +147,13 @@ def make_update(
     models, found = inner_steps(optimise, models, frozen, batch, order)
     metrics |= found | rollout_metrics(rollout, scores, ended)
     return (
-      RLState(models['policy'], models.get('value'), reward_stats, kept),
+      RLState(
+        policy=models['policy'],
+        value=models.get('value'),
+        reward_stats=reward_stats,
+        algorithm=kept,
+        draws=state.draws,
+      ),
       metrics,
     )
 

@@ -111,11 +111,14 @@ def test_label_scoring_is_the_labelers(tiny_model):
   assert plan_text(config, 'score labels') == real.as_text()
 
 
-@pytest.mark.parametrize('kind', ['reinforce', 'shared trunk'])
+@pytest.mark.parametrize('kind', ['reinforce', 'shared trunk', 'rounds'])
 def test_rl_update(tmp_path, tiny_model, tiny_reward_model, kind):
   config = rl_config(tiny_model, tiny_reward_model)
   config.sampling.temperature = 1.0
   config.shared_trunk = kind == 'shared trunk'
+  if kind == 'rounds':
+    config.algorithm, config.max_sampling_rounds = 'rloo', 2
+    config.algorithm_config = ConfigDict()
   real = stage_text(tmp_path, config, rl, 'make_update')
   mine = plan_text(config, 'update')
   assert mine == real
