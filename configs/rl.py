@@ -2,7 +2,8 @@
 
 Against a reward model, or with `:direct` against a labeler's 1-10 scores, or
 with `:algorithm=NAME` by another algorithm, at its published settings where
-they do not depend on the task (`METHODS` below):
+they do not depend on the task (`METHODS` below). With `:shared` values come
+from a head on the policy's trunk, in less time and memory:
 
 python -m rlaif_jax.main --config=configs/rl.py --workdir=runs/rl \
     --config.policy.path=runs/sft --config.reward.path=runs/reward \
@@ -125,15 +126,16 @@ METHODS = {
     },
   ),
   # Yu et al. 2025 (2503.14476), section 4.1: 512 prompts with 16 samples, 16
-  # updates, warm-up over 20 batches; T and the decay are of verl's
-  # recipe/dapo/run_dapo_qwen2.5_32b.sh. Responses of up to L tokens lose up to
-  # 1 over their last C: `reward.length_free` = L - C, `reward.length_penalty` =
-  # 1 / C (4096 of 20480 there).
+  # updates, warm-up over 20 batches; T, the decay and the limit of rounds are
+  # of verl's recipe/dapo/run_dapo_qwen2.5_32b.sh. Responses of up to L tokens
+  # lose up to 1 over their last C: `reward.length_free` = L - C,
+  # `reward.length_penalty` = 1 / C (4096 of 20480 there).
   'dapo': (
     'grpo',
     dict(group_size=16, num_minibatches=16, **grpo.VARIANTS['dapo']),
     {
       'batch_size': 8192,
+      'max_sampling_rounds': 10,
       'optimizer': dict(
         name='adamw', learning_rate=1e-6, warmup_steps=320, weight_decay=0.1
       ),
@@ -200,11 +202,18 @@ def use(c, method: str) -> None:
 
 def get_config(arg: str = ''):
   """`algorithm`: a key of `METHODS`; `direct`: direct RLAIF instead of a
-  reward model; `smoke`: a few steps of it on the tiny world.
+  reward model; `shared`: policy and value on one trunk; `smoke`: a few steps of
+  it on the tiny world.
   """
-  args = common.parse_arg(arg, direct=False, algorithm='reinforce', smoke=False)
+  args = common.parse_arg(
+    arg, direct=False, algorithm='reinforce', shared=False, smoke=False
+  )
   c = rl.default_config()
   use(c, args['algorithm'])
+  if args['shared']:
+    c.shared_trunk = True
+    if 'value_coef' in c.algorithm_config:
+      c.algorithm_config.value_coef = 0.1
   pairwise = c.reward.name == 'pairwise' and not args['direct']
   if args['direct'] or (args['smoke'] and not pairwise):
     c.reward.name, c.reward.prompt = 'direct', 'summary_score'
