@@ -133,6 +133,18 @@ def shardings(
   return jax.tree_util.tree_map_with_path(one, shapes, axes)
 
 
+def spec(
+  shape: Sequence[int], *axes: str | None, rules: Rules | None = None
+) -> PartitionSpec:
+  """How `constrain` lays out an array of this shape.
+
+  Raises:
+    ValueError: an unknown logical axis, with or without a mesh.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  return _spec(axes, shape, mesh, rules, strict=False)
+
+
 def constrain(
   x: jax.Array, *axes: str | None, rules: Rules | None = None
 ) -> jax.Array:
@@ -144,11 +156,10 @@ def constrain(
   Raises:
     ValueError: an unknown logical axis, with or without a mesh.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  spec = _spec(axes, x.shape, mesh, rules, strict=False)
-  if mesh.empty:
+  where = spec(x.shape, *axes, rules=rules)
+  if jax.sharding.get_abstract_mesh().empty:
     return x
-  return jax.lax.with_sharding_constraint(x, spec)
+  return jax.lax.with_sharding_constraint(x, where)
 
 
 def shard_batch(

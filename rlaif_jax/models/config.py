@@ -2,11 +2,12 @@
 
 import dataclasses
 import json
-from typing import Literal
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 
 Activation = Literal['gelu', 'gelu_tanh', 'relu', 'silu', 'tanh']
+AttentionKernel = Literal['auto', 'xla', 'splash', 'cudnn']
 
 # The projections of a layer, by their names in the parameter tree.
 PROJECTIONS = ('query', 'key', 'value', 'out', 'gate', 'up', 'down')
@@ -128,6 +129,8 @@ class ModelConfig:
   dtype: str = 'float32'  # of activations
   param_dtype: str = 'float32'  # of new parameters
   remat: bool = False  # recompute each layer in the backward pass
+  # Of whole rows; 'auto' is by platform, see kernels.py.
+  attention: AttentionKernel = 'auto'
   cache_layout: str | None = None  # a permutation of 'bskh'; None: by platform
   cache_dtype: str | None = None  # None: as activations; 'int8' is smaller
   lora: Lora | None = None  # adapters beside the projections
@@ -153,6 +156,11 @@ class ModelConfig:
     if sorted(self.cache_layout or 'bskh') != sorted('bskh'):
       raise ValueError(
         f"cache_layout={self.cache_layout!r}; use a permutation of 'bskh'"
+      )
+    if self.attention not in get_args(AttentionKernel):
+      raise ValueError(
+        f'attention={self.attention!r}; use one of '
+        f'{", ".join(get_args(AttentionKernel))}'
       )
     if self.cache_dtype == 'int8':
       others = ()

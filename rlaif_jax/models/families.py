@@ -24,7 +24,15 @@ from typing import Any
 from rlaif_jax.models.config import ModelConfig, Origin
 
 # Fields of ModelConfig that config.json says nothing of.
-_RUNNING = ('dtype', 'param_dtype', 'remat', 'cache_layout', 'lora', 'int8')
+_RUNNING = (
+  'dtype',
+  'param_dtype',
+  'remat',
+  'attention',
+  'cache_layout',
+  'lora',
+  'int8',
+)
 
 FULL, SLIDING = 'full_attention', 'sliding_attention'
 

@@ -1,5 +1,6 @@
 """The parts of one decoder layer."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -9,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax import sharding
 from rlaif_jax.models import cache as cache_lib
-from rlaif_jax.models import products, shared
+from rlaif_jax.models import kernels, products, shared
 from rlaif_jax.models.config import ModelConfig
 from rlaif_jax.models.linear import Linear, param, spread
 
@@ -70,7 +71,7 @@ class Attention(nn.Module):
   def __call__(
     self,
     x: Float[Array, 'B T D'],
-    allowed: Bool[Array, 'B T S'],
+    allowed: Bool[Array, 'B T S'] | kernels.Causal,
     rotate: Callable[[Array], Array],
     buffers: tuple[Array, Array] | None,
     layer: Int[Array, ''],
@@ -81,7 +82,8 @@ class Attention(nn.Module):
 
     Args:
       x: normed activations [B, T, D].
-      allowed: bool [B, T, S], which key each query may look at.
+      allowed: bool [B, T, S], which key each query may look at; or the rule
+        by which a kernel knows.
       rotate: position function of heads [B, T, H, h] -> the same.
       buffers: stacked (keys, values) [L, ...] of the cache, or None.
       layer: which layer of the cache this is.
@@ -110,16 +112,18 @@ class Attention(nn.Module):
       read = (cache_lib.read(b, layer, query.dtype) for b in prefix[:2])
       prefix = (*read, prefix[2])
     scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
-    heads = attend(
+    run = functools.partial(
+      attend, order=order, prefix=prefix, prefix_order=cache_lib.layout(c)
+    )
+    if isinstance(allowed, kernels.Causal):
+      run = functools.partial(kernels.attend, rules=self.rules)
+    heads = run(
       query,
       key.astype(query.dtype),
       value.astype(query.dtype),
       allowed,
       scale=scale / (layer + 1) if c.attention_scale_by_layer else scale,
       softcap=c.attention_softcap,
-      order=order,
-      prefix=prefix,
-      prefix_order=cache_lib.layout(c),
     )
     out = Linear(
       c,

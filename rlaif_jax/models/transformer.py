@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax import sharding
 from rlaif_jax.core import masking, types
-from rlaif_jax.models import layers, linear, products, rope
+from rlaif_jax.models import kernels, layers, linear, products, rope
 from rlaif_jax.models.config import ModelConfig
 
 
@@ -38,7 +38,7 @@ class Sight:
 class Context:
   """What all layers of one forward pass share."""
 
-  own: Sight
+  own: Sight | kernels.Causal
   prefix: types.Cache | None
   prefix_sight: Sight | None
   rope_table: tuple[Array, Array] | None
@@ -209,11 +209,20 @@ class Decoder(nn.Module):
   ) -> types.ModelOutput:
     """See `LanguageModel.apply`."""
     c = self.config
+    own = order = None
+    if cache is None and prefix is None and ends is None:
+      own = kernels.choose(c, tokens.shape[1])
+    if own is not None and mask is not None:
+      # Put back below, before anybody looks.
+      order = kernels.real_first(mask)
+      tokens, mask = (_take(x, order) for x in (tokens, mask))
+      positions = positions if positions is None else _take(positions, order)
     if ends is not None:
       mask = ends > jnp.arange(tokens.shape[1])[None]
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
     valid, index, rank = _slots(mask, cache)
-    own, rank = _own_sight(rank, valid, index, ends, any(c.windows))
+    if own is None:
+      own, rank = _own_sight(rank, valid, index, ends, any(c.windows))
     before = None
     if prefix is not None:
       rank += jnp.sum(prefix.mask, dtype=jnp.int32)
@@ -239,6 +248,8 @@ class Decoder(nn.Module):
     hidden = self.final_norm(x) if c.final_norm else x
     if c.embed_width is not None:
       hidden = self.project_out(hidden)
+    if order is not None:
+      hidden = _take(hidden, jnp.argsort(order, axis=1))
     if cache is not None:
       cache = types.Cache(*buffers, valid, index + tokens.shape[1])
     return types.ModelOutput(
@@ -317,6 +328,12 @@ def _prefix_sight(
   """What tokens see of the prefix; their rank counts it too."""
   distance = rank[:, :, None] - masking.positions(mask)[:, None, :]
   return Sight(mask[:, None], distance if windowed else None)
+
+
+def _take(x: Array, order: Int[Array, 'B T']) -> Array:
+  """Slots of each row of x [B, T, ...] in another order."""
+  order = order.reshape(order.shape + (1,) * (x.ndim - 2))
+  return jnp.take_along_axis(x, order, axis=1)
 
 
 def _constrain_stream(x: Float[Array, 'B T D'], rules: Any) -> Array:

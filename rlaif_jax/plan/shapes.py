@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from rlaif_jax import models, sharding
 from rlaif_jax.models import heads, locate
-from rlaif_jax.stages import _lora
+from rlaif_jax.stages import _lora, _options
 
 # Name -> (hub id of those weights, config.json as far as shapes go).
 SHAPES: Mapping[str, tuple[str, dict[str, Any]]] = {
@@ -144,7 +144,7 @@ def policy(
 ) -> Sharded:
   """What `stages.common.load_policy` gives for a model block."""
   dtype = _lora.base_dtype(block)
-  options = dict(dtype=block.dtype, remat=block.remat, param_dtype=dtype)
+  options = dict(_options.running(block), param_dtype=dtype)
   if dtype == 'int8':
     options |= dict(param_dtype='bfloat16', int8=True)
   found = language_model(config, mesh, rules, **options)

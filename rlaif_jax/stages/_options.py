@@ -37,6 +37,11 @@ def build(cls: type, options: Mapping[str, Any], key: str) -> Any:
     raise ValueError(f'{key}: {error}') from error
 
 
+def running(block: Mapping[str, Any]) -> dict[str, Any]:
+  """How a model block has its model run, as `models.with_options` takes it."""
+  return {key: block[key] for key in ('dtype', 'remat', 'attention')}
+
+
 def check_known(given: Iterable[str], known: Sequence[str], key: str) -> None:
   """Raises ValueError if the block `key` gives an option there is not."""
   for name in given:

@@ -18,7 +18,7 @@ from rlaif_jax.core.types import Key, Params
 from rlaif_jax.models import hf, locate
 from rlaif_jax.models.heads import ScalarModel
 from rlaif_jax.rewards import reward_model
-from rlaif_jax.stages import _lora, common
+from rlaif_jax.stages import _lora, _options, common
 
 
 def load(
@@ -41,7 +41,7 @@ def load(
   model, params = hf.load_reward_model(
     folder, dtype=_lora.base_dtype(block), mesh=s.mesh, rules=s.rules
   )
-  model = models.with_options(model, dtype=block.dtype, remat=block.remat)
+  model = models.with_options(model, **_options.running(block))
   model, params = _lora.start(block, model, params, s.config.seed)
   mean, std = reward_model.read_stats(folder)
   return model, {**params, 'head': scaled(params['head'], mean, std)}

@@ -74,6 +74,7 @@ def model_config(path: str) -> ConfigDict:
   c.path = path  # see the module docstring
   c.dtype = 'float32'  # compute type; parameters stay float32
   c.remat = False  # recompute activations in the backward pass
+  c.attention = 'auto'  # xla, splash (TPU) or cudnn (GPU); auto: by platform
   c.lora = _lora.config()
   return c
 
@@ -217,7 +218,7 @@ def load_policy(block: ConfigDict, s: Session) -> Loaded:
   path = locate.resolve(block.path)
   dtype = _lora.base_dtype(block)
   model, params = hf.load(path, dtype=dtype, mesh=s.mesh, rules=s.rules)
-  model = models.with_options(model, dtype=block.dtype, remat=block.remat)
+  model = models.with_options(model, **_options.running(block))
   model, params = _lora.start(block, model, params, s.config.seed)
   return Loaded(model, params, tokenizer_lib.load_tokenizer(path), path)
 

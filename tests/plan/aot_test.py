@@ -4,6 +4,7 @@ In a process of its own, as `python -m rlaif_jax.plan` is run. Skipped where
 the extra [aot] is not installed.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -68,6 +69,48 @@ def test_every_program_compiles(repo, topology, config, programs):
     assert cells[6] == 'yes'
     assert ' s (' in cells[9] or 'ms (' in cells[9]
   assert 'No involuntary full rematerialisation' in text
+
+
+_LONG = dict(
+  model_type='llama',
+  vocab_size=1024,
+  hidden_size=1024,
+  intermediate_size=2048,
+  num_hidden_layers=2,
+  num_attention_heads=8,
+  num_key_value_heads=2,
+  max_position_embeddings=4096,
+)
+
+
+@pytest.mark.parametrize(
+  'topology, kernel', [('v5e:2x2', 'splash'), ('h200:4', 'cudnn')]
+)
+def test_kernels_hold_no_scores(repo, tmp_path, topology, kernel):
+  (tmp_path / 'config.json').write_text(json.dumps(_LONG))
+
+  def activations(kernel):
+    code, rows, text = plan(
+      repo,
+      topology,
+      '--config=configs/sft.py',
+      f'--config.model.path={tmp_path}',
+      f'--config.model.attention={kernel}',
+      '--config.model.dtype=bfloat16',
+      '--config.model.remat=True',
+      '--config.max_prompt=3968',
+      '--config.max_response=128',
+      '--config.batch_size=4',
+      '--quick',
+    )
+    if 'cuDNN is not detected' in text:
+      pytest.skip('cuDNN is not installed: pip install nvidia-cudnn-cu12')
+    assert code == 0, text
+    return float(rows['sft/step'][3])
+
+  # Eight heads of 4096 x 4096 float32 scores are half a GiB.
+  found = activations(kernel)
+  assert activations('auto') == found < activations('xla') - 0.5
 
 
 def test_slices_lie_along_data():
