@@ -252,7 +252,8 @@ def hir() -> dict:
   c = stages.load('hindsight').default_config()
   sft = learner(120)
   c.update({key: value for key, value in sft.items() if key != 'stage'})
-  c.max_prompt = 80
+  # Responses are drawn: with smoothed labels a fifth of the words would be any.
+  c.max_prompt, c.smoothing = 80, 0.0
   steps = sampled('hir', c)
   steps['hir_samples_1'].instructions = INSTRUCTIONS
   return steps
