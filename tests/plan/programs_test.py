@@ -111,7 +111,14 @@ def test_label_scoring_is_the_labelers(tiny_model):
   assert plan_text(config, 'score labels') == real.as_text()
 
 
-@pytest.mark.parametrize('kind', ['reinforce', 'shared trunk', 'rounds'])
+@pytest.mark.parametrize(
+  'kind',
+  [
+    'reinforce',
+    pytest.param('shared trunk', marks=pytest.mark.slow),
+    pytest.param('rounds', marks=pytest.mark.slow),
+  ],
+)
 def test_rl_update(tmp_path, tiny_model, tiny_reward_model, kind):
   config = rl_config(tiny_model, tiny_reward_model)
   config.sampling.temperature = 1.0

@@ -142,7 +142,7 @@ def test_dynamic_sampling(tmp_path):
   flags = (
     '--config=configs/rl.py:algorithm=dapo,smoke', '--config.num_steps=4',
     '--config.reward.name=length', '--config.reward.path=',
-    "--config.reward.options={'target': 4}",
+    "--config.reward.options={'target': 4}", '--config.max_response=8',
   )  # fmt: skip
   for count in (1, 2):
     job = start(tmp_path / str(count), count, *flags)

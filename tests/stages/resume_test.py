@@ -67,9 +67,9 @@ def commands(tiny_model, tiny_reward_model):
     ),
     # Rounds of rollouts, as many as a step needs.
     'dapo': (
-      '--config=configs/rl.py:algorithm=dapo,smoke', *training, rate, policy,
+      '--config=configs/rl.py:algorithm=dapo,smoke', *training, rate,
       '--config.reward.name=length', '--config.reward.path=',
-      "--config.reward.options={'target': 4}",
+      "--config.reward.options={'target': 4}", '--config.max_response=8',
     ),
     # Policy and value on one trunk.
     'shared': (

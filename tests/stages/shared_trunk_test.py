@@ -191,7 +191,9 @@ def plain_ppo(logprobs, values, reference, rollout):
   return jnp.where(m, terms, 0).sum() / m.sum()
 
 
-@each_algorithm
+@pytest.mark.parametrize(
+  'name', ['reinforce', pytest.param('ppo', marks=pytest.mark.slow)]
+)
 def test_gradients_are_those_of_the_plain_loss(small, name):
   """Of both losses through the one trunk, and of the head."""
   before, after, metrics = one_update(small, step_config(name))
