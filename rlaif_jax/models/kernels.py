@@ -201,5 +201,5 @@ def _cudnn_lacks(c: ModelConfig, length: int, platform: str) -> str:
     run = functools.partial(_cudnn, bound=length, softcap=None)
     jax.eval_shape(run, query, key, key)
   except (RuntimeError, ValueError) as error:
-    return f'JAX says: {error}'
+    return f'JAX says: {str(error).rstrip(".")}'
   return ''
