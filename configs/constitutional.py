@@ -25,7 +25,13 @@ helpful=helpful.jsonl
   constitution  prompt or JSON file whose criteria are the principles of the
                 critiques; `prompt` has those of the comparisons
   steps         of RL; rounds: of revision (4)
+  prompt_tokens, response_tokens   of data of your own (1024, 128)
   smoke         a few steps of everything (a minute)
+
+With data of one's own, samples at T 1, and SFT for one epoch in batches of 1024
+(2212.08073, section 3.2), there at half the rate of pretraining; the weight of
+KL is that of Bai et al. 2022 (2204.05862, section 4.1), whose RL it is, with
+PPO. The other numbers are the stages' defaults, of 2309.00267.
 """
 
 from ml_collections import ConfigDict
@@ -47,6 +53,8 @@ def get_config(arg: str = ''):
     prompt='harmless_constitution',
     rounds=4,
     steps=160,
+    prompt_tokens=1024,
+    response_tokens=128,
     smoke=False,
   )
   tiny = args['data'] == 'tiny_dialogue'
@@ -77,6 +85,13 @@ def get_config(arg: str = ''):
   return c
 
 
+def _stage(args, name: str, tiny):
+  """A stage's config: its defaults, or `tiny` on the tiny world."""
+  if args['data'] == 'tiny_dialogue':
+    return tiny
+  return stages.load(name).default_config()
+
+
 def _data(block, args, split: str, size: int) -> None:
   """The prompts: of the tiny world the first `size` of its split, else those
   that are held out for the tests, or the rest.
@@ -86,12 +101,15 @@ def _data(block, args, split: str, size: int) -> None:
     block.size, block.options = size, {'task': 'harmless'}
   else:
     block.split = 'valid' if split.startswith('test') else 'train'
-    block.options = {'holdout': 0.05}
+    block.options, block.overflow = {'holdout': 0.05}, 'truncate'
 
 
 def _lengths(c, args) -> None:
   if args['data'] == 'tiny_dialogue':
     common.tiny_lengths(c)
+  else:
+    c.max_prompt = args['prompt_tokens']
+    c.max_response = args['response_tokens']
 
 
 def helpful():
@@ -131,29 +149,36 @@ def helpful_samples(start: str, args):
     _data(c.data, args, 'train', 512)
     c.data.options = {'task': 'helpful'}
   else:
-    c.data.name, c.data.path = args['data'], args['helpful']
+    _data(c.data, args, 'train', 0)
+    c.data.path = args['helpful']
   _lengths(c, args)
   return c
 
 
 def sl_cai(start: str, args):
   """SFT on all revisions, and on the helpful model's own helpful replies."""
-  c = rlaif.sft()
+  c = _stage(args, 'sft', rlaif.sft())
   c.model.path, c.data.name, c.data.split = start, 'jsonl', 'all'
   c.data.path, c.data.size = 'step:revisions/revisions/selected.jsonl', 0
   c.extra_data.name, c.extra_data.split = 'jsonl', 'all'
   c.extra_data.path = 'step:helpful_samples/samples/selected.jsonl'
   _data(c.eval_data, args, 'test', 128)
   _lengths(c, args)
-  c.overlong_response, c.num_steps = 'truncate', 60
+  c.overlong_response = 'truncate'
+  if args['data'] == 'tiny_dialogue':
+    c.num_steps = 60
+  else:
+    c.batch_size, c.num_epochs = 1024, 1
   return c
 
 
 def labels(args):
   """Two samples of SL-CAI for each prompt, compared under drawn principles."""
-  c = rlaif.labels(args['labeler'])
-  c.policy.path, c.labeler.prompt = 'step:sl_cai', args['prompt']
-  c.labeler.max_tokens = 512 if args['data'] == 'tiny_dialogue' else 4096
+  c = _stage(args, 'label', rlaif.labels(args['labeler']))
+  c.pairs, c.policy.path = 'samples', 'step:sl_cai'
+  c.labeler.path, c.labeler.prompt = args['labeler'], args['prompt']
+  if args['data'] == 'tiny_dialogue':
+    c.labeler.max_tokens = 512
   _data(c.data, args, 'rl', 4096)
   _lengths(c, args)
   return c
@@ -161,7 +186,8 @@ def labels(args):
 
 def reward(args):
   """A reward model from the soft labels."""
-  c = rlaif.reward('labels', args['labeler'])
+  c = _stage(args, 'reward', rlaif.reward('labels', ''))
+  c.model.path, c.labels = args['labeler'], 'step:labels'
   _data(c.eval_data, args, 'test_preferences', 512)
   _lengths(c, args)
   return c
@@ -169,8 +195,11 @@ def reward(args):
 
 def rl(args):
   """RL from SL-CAI on the prompts that ask for harm."""
-  c = rlaif.rl('reward')
-  c.policy.path, c.num_steps = 'step:sl_cai', args['steps']
+  c = _stage(args, 'rl', rlaif.rl('reward'))
+  c.policy.path, c.reward.path = 'step:sl_cai', 'step:reward'
+  c.num_steps = args['steps']
+  if args['data'] != 'tiny_dialogue':
+    c.algorithm_config.beta = 0.001
   _data(c.data, args, 'rl', 4096)
   _lengths(c, args)
   return c
@@ -178,7 +207,7 @@ def rl(args):
 
 def evaluate(start: str, args):
   """The helpful model, SL-CAI and RL-CAI: harm, and who wins."""
-  c = rlaif.evaluate()
+  c = _stage(args, 'evaluate', rlaif.evaluate())
   c.policies = ConfigDict(
     {'helpful': start, 'sl_cai': 'step:sl_cai', 'rl_cai': 'step:rl_cai'},
     sort_keys=False,

@@ -93,7 +93,7 @@ def preference(source: str, loss: str, options: dict, rate: float):
   c.batch_size, c.num_epochs = 64, 1
   c.optimizer.name, c.optimizer.learning_rate = 'adam', rate
   c.optimizer.b1, c.optimizer.b2, c.optimizer.warmup_steps = 0.9, 0.999, 10
-  c.optimizer.schedule = 'linear'
+  c.optimizer.schedule, c.optimizer.clip_norm = 'linear', 1.0
   return c
 
 

@@ -227,7 +227,7 @@ def offline(method: str, rate: float = 3e-4, **options):
 # -- samples ------------------------------------------------------------------
 
 
-def sampled(method: str, sft, rounds: int = 1) -> dict:
+def sampled(method: str, sft, rounds: int = 1, **options) -> dict:
   """Steps of a method of configs/sample.py against the AI reward model."""
   s = stages.load('sample').default_config()
   s.policy.path = 'step:sft'
@@ -235,7 +235,8 @@ def sampled(method: str, sft, rounds: int = 1) -> dict:
   common.tiny_data(s.data, 'rl', 1024)
   common.tiny_lengths(s)
   s.batch_size = 256
-  return sample_config.STEPS[method](method, s, sft, rounds)
+  steps = sample_config.STEPS[method]
+  return steps(method, s, sft, rounds, **options)
 
 
 def learner(num_steps: int):
@@ -251,7 +252,8 @@ def hir() -> dict:
   c = stages.load('hindsight').default_config()
   sft = learner(120)
   c.update({key: value for key, value in sft.items() if key != 'stage'})
-  c.max_prompt = 80
+  # Responses are drawn: with smoothed labels a fifth of the words would be any.
+  c.max_prompt, c.smoothing = 80, 0.0
   steps = sampled('hir', c)
   steps['hir_samples_1'].instructions = INSTRUCTIONS
   return steps
@@ -289,7 +291,7 @@ def methods() -> dict[str, dict]:
     'dr_grpo': rl('dr_grpo', rate=2e-4, num_minibatches=2),
     'dapo': rl('dapo', rate=2e-4, group_size=8, num_minibatches=2),
     'gspo': rl('gspo', rate=2e-4, group_size=8, num_minibatches=2),
-    'reinforce_pp': rl('reinforce_pp', beta=0.18),
+    'reinforce_pp': rl('reinforce_pp', beta=0.18, num_minibatches=1),
     'ppo_ptx': ptx(),
     'online_dpo': online_dpo(),
     'dpo': offline('dpo'),
@@ -304,7 +306,7 @@ def methods() -> dict[str, dict]:
   return {
     **{name: {name: step} for name, step in single.items()},
     'rejection': sampled('rejection', learner(60), rounds=2),
-    'rest': sampled('rest', learner(60)),
+    'rest': sampled('rest', learner(60), quantiles=(0.0, 0.5, 0.75)),
     'hir': hir(),
     'iterated': rounds(iterated.rl_rounds('iterated', 'tiny:l', 2, half)),
     'self_rewarding': rounds(

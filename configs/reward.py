@@ -21,7 +21,8 @@ from configs import common
 from rlaif_jax.stages import reward
 
 # 2307.09288, section 3.2.2: one epoch, 5e-6 for 70B and 1e-5 else, cosine to a
-# tenth, warm-up over 3% of the steps but 5 at least, 512 pairs.
+# tenth, warm-up over 3% of the steps but 5 at least (5 is right for up to 166),
+# 512 pairs; AdamW as in pretraining (section 2.2).
 _LLAMA_2 = dict(
   batch_size=512,
   num_epochs=1,
@@ -44,7 +45,8 @@ METHODS = {
   'margin_large': ('margin', dict(grades='large'), _LLAMA_2),
   # Of labels that are soft and not graded: the surer, the larger.
   'margin_label': ('margin', dict(key=''), {}),
-  # 2203.02155, appendix C.2: one epoch, 64 prompts of 4 to 9 responses. Its
+  # 2203.02155, appendix C.2: one epoch, 64 prompts of 4 to 9 responses, 9e-6,
+  # cosine to a tenth; Adam's b2 is that of all its models (appendix C). Its
   # demonstrations score 0 (section 3.5).
   'kway': (
     'kway',

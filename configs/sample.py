@@ -17,8 +17,8 @@ method=rejection,policy=runs/sft,reward=runs/reward,data=tldr,path=DATA
                     by model=runs/sft: what is there without any preference
   method=sample     one sample stage alone
 
-`rounds` of them (default 2), `samples` of each prompt (default 4). `smoke`: a
-few steps on the tiny world.
+`rounds` of them (default 2), `samples` of each prompt (default: as published,
+see `METHODS`). `smoke`: a few steps on the tiny world.
 """
 
 from ml_collections import ConfigDict
@@ -26,9 +26,33 @@ from ml_collections import ConfigDict
 from configs import common
 from rlaif_jax import stages
 
-METHODS = ('sample', 'rejection', 'rest', 'hir', 'imitation')
-# Quantiles of the scores that ReST's Improve steps ask for, one after another.
-QUANTILES = (0.0, 0.5, 0.75)
+# Method -> (fields of the sample stage, fields of the SFT stage), as published;
+# what is not here is ours, or Lee et al.'s (2309.00267, App. G).
+METHODS = {
+  'sample': ({}, {}),
+  # Section 3.2.3: 10 to 100 samples. T is 1; once RLHF has been at the policy,
+  # 1.2 to 1.3 was best (figure 8).
+  'rejection': (dict(num_samples=10), {}),
+  # Appendix A.3: T 0.8, and 25 samples of each source of WMT 2020 (100 where
+  # there are few, IWSLT 2014). The paper says that the rate falls, not how.
+  'rest': (dict(num_samples=25, sampling=dict(temperature=0.8)), {}),
+  # tianjunz/HIR, online_sampler.py, offline_trainer.py and run.sh: 4 samples at
+  # T 1, 10 epochs of batch 64, AdamW at 5e-4 without clipping. That is for
+  # FLAN-T5: a decoder wants less, `--config.steps.hir.optimizer...`.
+  'hir': (
+    dict(num_samples=4),
+    dict(
+      batch_size=64,
+      num_epochs=10,
+      optimizer=dict(name='adamw', learning_rate=5e-4, clip_norm=0.0),
+    ),
+  ),
+  'imitation': ({}, {}),
+}
+# Quantiles of the scores that ReST's Improve steps ask for, one after another:
+# the paper's thresholds (section 4), there of scores scaled to 0 to 1. It takes
+# the first, which is all samples, and two to five more.
+QUANTILES = (0.0, 0.7, 0.8, 0.9, 0.95, 0.99)
 # What hindsight tells the policy, from worst to best.
 INSTRUCTIONS = ('Give a bad answer.', 'Give a good answer.')
 
@@ -46,7 +70,7 @@ def get_config(arg: str = ''):
     data='tldr',
     path='',
     rounds=2,
-    samples=4,
+    samples=0,
     smoke=False,
   )
   if args['method'] not in METHODS:
@@ -62,7 +86,9 @@ def get_config(arg: str = ''):
   for block, split in ((sample.data, 'train'), (sft.eval_data, 'valid')):
     block.name, block.path, block.split = args['data'], args['path'], split
     block.options = {'holdout': 0.05}
-  sample.num_samples = args['samples']
+  for stage, fields in zip((sample, sft), METHODS[args['method']], strict=True):
+    stage.update(fields)
+  sample.num_samples = args['samples'] or sample.num_samples
   if args['reward'] and args['method'] != 'imitation':
     sample.reward.name, sample.reward.path = 'reward_model', args['reward']
   if args['smoke']:
@@ -98,7 +124,7 @@ def rejection(name: str, sample, sft, rounds: int) -> dict:
   return steps
 
 
-def rest(name: str, sample, sft, rounds: int) -> dict:
+def rest(name: str, sample, sft, rounds: int, quantiles=QUANTILES) -> dict:
   """Steps of ReST: in each round a Grow step, then an Improve step a quantile.
 
   Arguments as in `rejection`. The learning rate halves from one Improve step to
@@ -110,7 +136,7 @@ def rest(name: str, sample, sft, rounds: int) -> dict:
     grow.policy.path, grow.select, grow.seed = policy, 'all', i
     steps[f'{name}_grow_{i}'] = grow
     pool += (f'step:{name}_grow_{i}',)
-    for j, quantile in enumerate(QUANTILES, 1):
+    for j, quantile in enumerate(quantiles, 1):
       improve, t = sample.copy_and_resolve_references(), learner(sft)
       improve.policy.path, improve.reward.name, improve.pool = '', '', pool
       improve.select, improve.threshold = 'quantile', quantile
@@ -119,7 +145,7 @@ def rest(name: str, sample, sft, rounds: int) -> dict:
         t.model.path = policy
       t.data.path = f'step:{name}_data_{i}_{j}/samples/selected.jsonl'
       t.optimizer.learning_rate /= 2 ** (j - 1)
-      last = (i, j) == (rounds, len(QUANTILES))
+      last = (i, j) == (rounds, len(quantiles))
       policy = name if last else f'{name}_{i}_{j}'
       steps[policy] = t
       policy = f'step:{policy}'
@@ -184,4 +210,4 @@ def shrink(sample, sft) -> None:
   for c in (sample, sft):
     common.tiny_lengths(c)
     c.max_prompt, c.batch_size = 80, 8
-  sample.chunk, sft.num_steps = 8, 3
+  sample.chunk, sample.num_samples, sft.num_steps = 8, 4, 3

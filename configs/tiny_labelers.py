@@ -25,7 +25,7 @@ from rlaif_jax.stages import tiny_labeler
 # the first two steps of training, of two layers.
 SIZES = {'xs': (2, 600, 2000, 4000), 'l': (4, 1500, 5000, 3200)}
 S_STEPS = 1500  # s is xs with a third layer, trained on
-ASKED_STEPS = {'xs': 1200, 's': 1700, 'l': 2000}
+ASKED_STEPS = {'xs': 1200, 's': 1700, 'l': 1500}
 
 
 def get_config(arg: str = ''):

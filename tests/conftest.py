@@ -1,6 +1,7 @@
 """Shared test set-up: eight fake CPU devices, strict numerics, fixtures."""
 
 import functools
+import importlib
 import os
 import pathlib
 
@@ -28,6 +29,13 @@ jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 def repo() -> pathlib.Path:
   """The repository's root folder."""
   return _REPO
+
+
+@pytest.fixture
+def config_module(repo, monkeypatch):
+  """config_module(name) -> the module configs/<name>.py."""
+  monkeypatch.syspath_prepend(str(repo))
+  return lambda name: importlib.import_module(f'configs.{name}')
 
 
 @pytest.fixture(scope='session')

@@ -31,8 +31,8 @@ from rlaif_jax.core import clipping, kl, losses, returns, types
 NEEDS_VALUE = False
 ON_POLICY = False
 
-# Name -> options over Config's defaults, as the papers have them. Of DAPO its
-# filter of groups whose scores are all equal is not here.
+# Name -> options over Config's defaults, as the papers have them. The dynamic
+# sampling of DAPO is the stage's, for any algorithm: stages/_rounds.py.
 VARIANTS = {
   'grpo': {},
   'dr_grpo': dict(scale=False, normalize='constant', beta=0.0),

@@ -118,8 +118,15 @@ def all_equal_groups(
   scores: Float[Array, ' B'], group_size: int
 ) -> Float[Array, '']:
   """Share of the groups whose scores are all the same: they teach nothing."""
+  return 1.0 - jnp.mean(unequal_groups(scores, group_size))
+
+
+def unequal_groups(
+  scores: Float[Array, ' B'], group_size: int
+) -> Bool[Array, ' M']:
+  """Whether the scores of each of the M groups are not all the same."""
   groups = _groups(scores, group_size, least=1)
-  return jnp.mean(jnp.all(groups == groups[:, :1], axis=1))
+  return jnp.any(groups != groups[:, :1], axis=1)
 
 
 def _groups(

@@ -220,6 +220,21 @@ def _common_prefix(rows: Sequence[Sequence[int]]) -> int:
 # -- responses ----------------------------------------------------------------
 
 
+def response_hidden(
+  model: LanguageModel, params: types.Params, rollout: types.Rollout
+) -> Float[Array, 'B R D']:
+  """What the model predicts each response token from.
+
+  Args:
+    model: the model.
+    params: its parameters; gradients flow to them.
+    rollout: prompts and responses.
+  """
+  tokens, mask, start = _joined(rollout)
+  hidden = model.apply(params, tokens, mask=mask, logits=False).hidden
+  return hidden[:, start:-1]
+
+
 def response_stats(
   model: LanguageModel,
   params: types.Params,
@@ -227,6 +242,7 @@ def response_stats(
   *,
   temperature: float = 1.0,
   entropy: bool = False,
+  hidden: Float[Array, 'B R D'] | None = None,
 ) -> types.TokenStats:
   """Log-probs (and entropy) [B, R] of the response tokens; 0 at padding.
 
@@ -237,11 +253,12 @@ def response_stats(
     temperature: divides the logits; that of sampling, to compare with
       `rollout.logprobs`.
     entropy: also give the entropy of each prediction.
+    hidden: from `response_hidden`, if that is there already.
   """
-  tokens, mask, start = _joined(rollout)
-  hidden = model.apply(params, tokens, mask=mask, logits=False).hidden
+  if hidden is None:
+    hidden = response_hidden(model, params, rollout)
   stats = logprobs_lib.token_stats(
-    hidden[:, start:-1],
+    hidden,
     rollout.response_tokens,
     functools.partial(model.unembed, params),
     temperature=temperature,
@@ -252,7 +269,11 @@ def response_stats(
 
 
 def response_values(
-  model, params: types.Params, rollout: types.Rollout
+  model,
+  params: types.Params,
+  rollout: types.Rollout,
+  *,
+  hidden: Float[Array, 'B R D'] | None = None,
 ) -> Float[Array, 'B R']:
   """Value of the state before each response token; 0 at padding.
 
@@ -260,9 +281,14 @@ def response_values(
     model: a `models.heads.ScalarModel`.
     params: its parameters.
     rollout: prompts and responses.
+    hidden: from `response_hidden` of another model, whose trunk the head is
+      put on; of `params` only the head is read then.
   """
-  tokens, mask, start = _joined(rollout)
-  values = model.values(params, tokens, mask=mask)[:, start:-1]
+  if hidden is None:
+    tokens, mask, start = _joined(rollout)
+    values = model.values(params, tokens, mask=mask)[:, start:-1]
+  else:
+    values = model.project(params, hidden)
   return jnp.where(rollout.response_mask, values, 0.0)
 
 

@@ -75,7 +75,7 @@ class ScalarModel:
     hidden = self.trunk.apply(
       params['trunk'], tokens, mask=mask, positions=positions, logits=False
     ).hidden
-    return self._project(params, hidden)
+    return self.project(params, hidden)
 
   def apply(
     self,
@@ -91,7 +91,7 @@ class ScalarModel:
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
     last = masking.last_real(mask)[:, None, None]
     last_hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
-    return self._project(params, last_hidden)
+    return self.project(params, last_hidden)
 
   def apply_tree(
     self,
@@ -105,11 +105,12 @@ class ScalarModel:
       params['trunk'], tokens, ends=ends, logits=False
     ).hidden
     found = jnp.take_along_axis(hidden, at[..., None], axis=1)
-    return self._project(params, found)
+    return self.project(params, found)
 
-  def _project(
+  def project(
     self, params: types.Params, hidden: Float[Array, '... D']
   ) -> Float[Array, '...']:
+    """The scalar at what a trunk gave, float32; only the head is read."""
     head = params['head']
     kernel = head['kernel'].astype(jnp.float32)
     return hidden.astype(jnp.float32) @ kernel + head['bias'].astype(

@@ -12,7 +12,15 @@ from rlaif_jax.models import lora
 from rlaif_jax.plan import inference, work
 from rlaif_jax.plan.context import Context, Program
 from rlaif_jax.plan.shapes import Sharded
-from rlaif_jax.stages import _lora, _rl_update, common, reward, sft
+from rlaif_jax.stages import (
+  _lora,
+  _rl_options,
+  _rl_update,
+  _rounds,
+  common,
+  reward,
+  sft,
+)
 from rlaif_jax.training import step, train_state
 
 
@@ -106,7 +114,7 @@ class _RLModels:
   """What `stages.rl.init_state` gives, as shapes."""
 
   def __init__(self, config: ConfigDict, context: Context):
-    algorithm, options = _rl_update.make_options(config)
+    algorithm, options = _rl_options.make_options(config)
     self.policy = context.policy(config.policy)
     self.txs = {'policy': common.make_optimizer(config.optimizer, 1)}
     self.value = value_state = None
@@ -114,6 +122,8 @@ class _RLModels:
       self.txs['value'] = common.make_optimizer(config.value_optimizer, 1)
       self.value = context.scalar(context.policy(config.policy, config.value))
       trained = lora.split(self.value.model, self.value.params)[1]
+      if config.shared_trunk:
+        trained = {'head': trained['head']}
       value_state = context.state(trained, self.txs['value'])
     base, trained = lora.split(self.policy.model, self.policy.params)
     carried = getattr(algorithm, 'init_state', lambda _: {})
@@ -122,6 +132,7 @@ class _RLModels:
       value=value_state,
       reward_stats=context.replicated(train_state.RunningStats.zero),
       algorithm=context.replicated(lambda: carried(options)),
+      draws=context.replicated(lambda: _rounds.start(config)),
     )
     reference, policy, value = self.policy, {}, {}
     if config.reference:
@@ -154,13 +165,13 @@ def _update(
     real = context.rows(*size, dtype=bool)
     texts = types.TokenBatch(context.rows(*size), mask=real, loss_mask=real)
   c = models.policy.model.config
-  algorithm, options = _rl_update.make_options(config)
+  algorithm, options = _rl_options.make_options(config)
   cost = work.forward(c, rows, length, config.max_response)  # the reference's
   if not algorithm.ON_POLICY and models.value is not None:
     cost += work.forward(c, rows, length, 0)
   for _ in range(getattr(options, 'inner_epochs', 1)):
     cost += work.training(c, rows, length, config.max_response)
-    if models.value is not None:
+    if models.value is not None and not config.shared_trunk:
       cost += work.training(c, rows, length, 0)
     if texts is not None:
       cost += work.training(c, rows * config.ptx.ratio, length, length)

@@ -14,6 +14,7 @@ LEAST = {
   **dict.fromkeys(
     ('batch_size', 'chunk', 'max_prompt', 'max_response', 'max_tokens'), 1
   ),
+  'max_sampling_rounds': 1,
   'num_microbatches': 1,
   'num_samples': 1,
   **dict.fromkeys(('eval_every', 'every', 'log_every', 'num_epochs'), 0),

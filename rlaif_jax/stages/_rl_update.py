@@ -29,17 +29,17 @@ from rlaif_jax.core.types import (
   TokenStats,
 )
 from rlaif_jax.inference import score
-from rlaif_jax.stages import _lora, _options, _ptx
+from rlaif_jax.stages import _lora, _ptx
+from rlaif_jax.stages._rl_options import make_options, updates_per_batch
 from rlaif_jax.training import step
 from rlaif_jax.training.train_state import RunningStats, TrainState
 
-REWARD_SCALINGS = ('none', 'running')
 _SHUFFLE = 2**31 - 1  # sets the keys of the order apart from those of steps
 
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=('policy', 'value', 'reward_stats', 'algorithm'),
+  data_fields=('policy', 'value', 'reward_stats', 'algorithm', 'draws'),
   meta_fields=(),
 )
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +47,11 @@ class RLState:
   """All that training changes, and so all that a checkpoint holds."""
 
   policy: TrainState
-  value: TrainState | None  # None: the algorithm needs none
+  value: TrainState | None  # None: the algorithm needs none; see _value_start
   reward_stats: RunningStats
   algorithm: Any  # what the algorithm carries; {} if nothing
+  # Of rollouts made so far; None: one a step. See _rounds.py.
+  draws: Int[Array, ''] | None = None
 
 
 class _Batch(NamedTuple):
@@ -62,70 +64,16 @@ class _Batch(NamedTuple):
   texts: TokenBatch | None = None  # [B, ratio, T] to learn beside; _ptx.py
 
 
-def make_options(config: ConfigDict) -> tuple[Any, Any]:
-  """(algorithm, its Config) of an RL config.
-
-  Raises:
-    ValueError: they do not fit the rest of the config; names the key.
-  """
-  if config.reward_scaling not in REWARD_SCALINGS:
-    raise ValueError(
-      f'config.reward_scaling={config.reward_scaling!r}; use one of '
-      f'{", ".join(REWARD_SCALINGS)}'
-    )
-  algorithm = algorithms.load(config.algorithm)
-  options = _options.build(
-    algorithm.Config,
-    config.algorithm_config.to_dict(),
-    'config.algorithm_config',
-  )
-  # The rows of a group stay beside each other only if one host has them all.
-  group = algorithms.count(options, 'group_size')
-  if config.batch_size % (group * jax.process_count()):
-    raise ValueError(
-      f'config.batch_size={config.batch_size} is not a multiple of '
-      f'algorithm_config.group_size={group} on each of {jax.process_count()} '
-      'hosts'
-    )
-  parts = algorithms.count(options, 'num_minibatches')
-  if config.batch_size % (parts * config.num_microbatches):
-    raise ValueError(
-      f'config.batch_size={config.batch_size} cannot be cut into '
-      f'algorithm_config.num_minibatches={parts} of num_microbatches='
-      f'{config.num_microbatches} each; make it a multiple'
-    )
-  if config.policy_delay and not algorithm.NEEDS_VALUE:
-    raise ValueError(
-      f'config.policy_delay={config.policy_delay}: {config.algorithm} has no '
-      'value model that could learn alone; set it to 0'
-    )
-  c = config.sampling
-  if not algorithm.ON_POLICY and (c.greedy or c.top_k or c.top_p < 1):
-    raise ValueError(
-      f'config.sampling: {config.algorithm} compares log-probabilities with '
-      'those as sampled, which top_k, top_p and greedy change; leave them at '
-      '0, 1.0 and False'
-    )
-  return algorithm, options
-
-
-def updates_per_batch(options: Any) -> int:
-  """Optimiser steps that a batch of rollouts gives."""
-  return algorithms.count(options, 'inner_epochs') * algorithms.count(
-    options, 'num_minibatches'
-  )
-
-
 def make_update(
   config: ConfigDict, model, value_model, txs, *, eos_ids: tuple[int, ...] = ()
 ) -> Callable:
   """Jitted update(state, frozen, rollout, scores, texts) -> (state, metrics).
 
   With REINFORCE it is the step that the paper describes in App. F: one forward
-  of the reference, one forward and backward of policy and value, one optimiser
-  step each. Gradients are accumulated over `config.num_microbatches` in each
-  step. Metrics are means over all steps of the batch. `texts` are those of
-  _ptx.py, or None.
+  of the reference, one forward and backward of policy and value (one for both
+  with `config.shared_trunk`), one optimiser step each. Gradients are
+  accumulated over `config.num_microbatches` in each step. Metrics are means
+  over all steps of the batch. `texts` are those of _ptx.py, or None.
 
   Args:
     config: of the stage.
@@ -136,7 +84,7 @@ def make_update(
   """
   algorithm, options = make_options(config)
   count = updates_per_batch(options)
-  values_of = make_values(value_model)
+  values_of = make_values(config, model, value_model)
   grad_fn = jax.grad(
     make_loss(config, algorithm, options, model, values_of), has_aux=True
   )
@@ -199,7 +147,13 @@ def make_update(
     models, found = inner_steps(optimise, models, frozen, batch, order)
     metrics |= found | rollout_metrics(rollout, scores, ended)
     return (
-      RLState(models['policy'], models.get('value'), reward_stats, kept),
+      RLState(
+        policy=models['policy'],
+        value=models.get('value'),
+        reward_stats=reward_stats,
+        algorithm=kept,
+        draws=state.draws,
+      ),
       metrics,
     )
 
@@ -211,14 +165,26 @@ def params_of(models: dict[str, TrainState]) -> dict[str, Params]:
   return {name: part.params for name, part in models.items()}
 
 
-def make_values(value_model) -> Callable:
-  """values(trained, frozen, rollout) -> [B, R]; 0 without a value model."""
+def make_values(config: ConfigDict, model, value_model) -> Callable:
+  """values(trained, frozen, rollout) -> [B, R]; 0 without a value model.
 
-  def values_of(trained, frozen: _lora.Frozen, rollout: Rollout):
+  With `config.shared_trunk` it takes `hidden=`, what the policy predicts from,
+  and makes it anew only where there is none.
+  """
+
+  def values_of(trained, frozen: _lora.Frozen, rollout: Rollout, hidden=None):
     if value_model is None:
       return jnp.zeros_like(rollout.logprobs)
+    if not config.shared_trunk:
+      return score.response_values(
+        value_model, frozen.value_params(trained['value']), rollout
+      )
+    if hidden is None:
+      hidden = score.response_hidden(
+        model, frozen.policy_params(trained['policy']), rollout
+      )
     return score.response_values(
-      value_model, frozen.value_params(trained['value']), rollout
+      value_model, trained['value'], rollout, hidden=hidden
     )
 
   return values_of
@@ -231,14 +197,17 @@ def make_loss(
 
   def loss_fn(trained, frozen: _lora.Frozen, batch: _Batch):
     rollout, targets = batch.rollout, batch.targets
+    policy = frozen.policy_params(trained['policy'])
+    hidden = score.response_hidden(model, policy, rollout)
     stats = score.response_stats(
       model,
-      frozen.policy_params(trained['policy']),
+      policy,
       rollout,
       temperature=config.sampling.temperature,
       entropy=True,
+      hidden=hidden,
     )
-    values = values_of(trained, frozen, rollout)
+    values = values_of(trained, frozen, rollout, hidden)
     gap = sampler_gap(rollout, stats)
     if targets is None:
       rollout = dataclasses.replace(

@@ -1,5 +1,9 @@
 """Where the value model starts: at a language model, or at a reward model.
 
+With `config.shared_trunk` it is a head on the policy's trunk and nothing else:
+all that is kept, and trained by `config.value_optimizer`, is {'head': ...}. It
+starts at 0, so that it draws at the trunk only once it has learned something.
+
 InstructGPT (arXiv 2203.02155, section 3.5) and Stiennon et al. (arXiv
 2009.01325, appendix B.1) start it at the reward model. What that model scores
 is then what the values are from the first step, in the reward's units.
@@ -24,6 +28,10 @@ def load(
 
   Everything is as for the policy otherwise: types, adapters, sharding.
   """
+  if s.config.shared_trunk:
+    model = ScalarModel(loaded.model)
+    new = model.init_from(loaded.params, key, zeros=True)
+    return model, {'head': new['head']}
   if not path:
     return common.scalar_from(loaded, s, key)
   block = _lora.like(s.config.policy, path, loaded.model)

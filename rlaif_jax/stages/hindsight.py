@@ -43,7 +43,9 @@ def default_config() -> ConfigDict:
   c.overlong_response, c.loss_mean = 'truncate', 'row'
   c.contrast = 1.0  # weight of telling the instructions apart
   c.entropy = 0.001  # weight of the entropy, which is rewarded
-  c.smoothing = 0.2  # of labels: of tokens, and of instructions
+  # Of labels: of tokens, and of instructions. Theirs, for greedy decoding; a
+  # policy that is sampled from wants less.
+  c.smoothing = 0.2
   return c
 
 

@@ -36,7 +36,10 @@ BEST = 'eval_rewards/accuracies'
 
 
 def default_config() -> ConfigDict:
-  """DPO's (arXiv 2305.18290): beta 0.1, batch 64, RMSprop 1e-6, 150 warm."""
+  """DPO's (arXiv 2305.18290, appendix B): batch 64, RMSprop 1e-6, 150 warm.
+
+  Epochs and clipping are of eric-mitchell/direct-preference-optimization.
+  """
   c = common.base_config('preference')
   c.policy = common.model_config('')  # the SFT model
   # Frozen; '' = the policy's starting point. A loss that needs none has none,
@@ -56,8 +59,9 @@ def default_config() -> ConfigDict:
   c.num_steps = 0  # 0 = num_epochs over the pairs
   c.num_epochs = 1
   c.optimizer = common.optimizer_config(1e-6, 'adam')
-  c.optimizer.b1, c.optimizer.b2 = 0.0, 0.99  # which is RMSprop
-  c.optimizer.warmup_steps = 150
+  # Which is RMSprop, but that it makes up for moments that start at 0.
+  c.optimizer.b1, c.optimizer.b2 = 0.0, 0.99
+  c.optimizer.warmup_steps, c.optimizer.clip_norm = 150, 10.0
   c.checkpoint = common.checkpoint_config(every=100)
   c.eval_every = 100
   return c

@@ -11,10 +11,12 @@ The reference is the SFT model, frozen; with LoRA it, the policy and the value
 model share one set of kernels. Nothing comes back to the host inside
 2 and 4-6; metrics of step t-1 are read after step t was dispatched. The
 algorithm says whether there is a value model, how many samples a prompt gets
-and how often they are learned from (rlaif_jax/algorithms/__init__.py).
+and how often they are learned from (rlaif_jax/algorithms/__init__.py). Dynamic
+sampling repeats 1-3 until the batch is worth learning from (_rounds.py).
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -30,17 +32,14 @@ from rlaif_jax.stages import (
   _lora,
   _ptx,
   _rewards,
+  _rounds,
   _sampler,
   _value_start,
   _watch,
   common,
 )
-from rlaif_jax.stages._rl_update import (
-  RLState,
-  make_options,
-  make_update,
-  updates_per_batch,
-)
+from rlaif_jax.stages._rl_options import make_options, updates_per_batch
+from rlaif_jax.stages._rl_update import RLState, make_update
 from rlaif_jax.training import loop, train_state
 from rlaif_jax.training import workdir as workdir_lib
 from rlaif_jax.training.train_state import RunningStats
@@ -54,10 +53,17 @@ def default_config() -> ConfigDict:
   # Start of the value model, which may be a reward model; '' = as the policy
   # (App. G).
   c.value = ''
+  # Or no such model but a head on the policy's trunk, and one pass for both;
+  # algorithm_config.value_coef then weighs what the trunk learns from values,
+  # and 0.1 is usual.
+  c.shared_trunk = False
   c.data = common.data_config('tldr', 'train')
   c.max_prompt = 1024
   c.max_response = 128
   c.batch_size = 128  # episodes a step: prompts times the group's size
+  # Rollouts a step may take until all groups of the batch have scores that
+  # differ (DAPO's dynamic sampling); epochs count what was learned from.
+  c.max_sampling_rounds = 1
   c.num_microbatches = 1  # gradient accumulation
   c.num_steps = 0  # 0 = num_epochs over the prompts
   c.num_epochs = 8
@@ -134,28 +140,29 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
     config, loaded.model, value_model, txs, eos_ids=loaded.tokenizer.eos_ids
   )
 
+  rounds = _rounds.Rounds(config, options, s.mesh, loaded.tokenizer.eos_ids)
   texts = _ptx.make_texts(config, loaded)
   judge = _watch.make_judge(s, loaded)
 
-  def batch(at: int):
-    """The step's examples (all hosts'); this host's prompts, ids and texts."""
+  def batch(number: int):
+    """A rollout's examples (all hosts'); this host's prompts, ids, texts."""
     rows = np.repeat(
-      pipeline.batch_indices(config.seed, at, num_prompts, len(examples)), group
+      pipeline.batch_indices(config.seed, number, num_prompts, len(examples)),
+      group,
     )
     ids = common.host_share(config.batch_size)
     prompts = transforms.prompt_batch(
       [examples[rows[i]] for i in ids], loaded.tokenizer, config.max_prompt
     )
-    return [examples[i] for i in rows], (prompts, ids, texts(at))
+    return [examples[i] for i in rows], (prompts, ids, texts(number))
 
   batches = pipeline.prefetch(batch)
 
-  def step_fn(state: RLState, at: int):
-    chosen, arrays = batches(at)  # 1
+  def draw(policy: Params, number: int) -> _rounds.Drawn:
+    chosen, arrays = batches(number)  # 1
     prompts, row_ids, others = sharding.shard_batch(arrays, s.mesh)
-    policy = frozen.policy_params(state.policy.params)
     rollout = rollout_fn(  # 2
-      policy, prompts, jax.random.fold_in(key, at), row_ids
+      policy, prompts, jax.random.fold_in(key, number), row_ids
     )
     scores = reward.score(rollout, chosen)  # 3
     if config.debug:
@@ -165,9 +172,24 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
         vocab_size=loaded.model.config.vocab_size,
         eos_ids=loaded.tokenizer.eos_ids,
       )
-    state, metrics = update(state, frozen, rollout, scores, others)  # 4-6
-    found = {**rewards.spent(reward), **judge(rollout, chosen, at)}
+    spent = rewards.spent(reward)
+    return _rounds.Drawn(rollout, scores, chosen, others, spent)
+
+  def step_fn(state: RLState, at: int):
+    policy = frozen.policy_params(state.policy.params)
+    state, drawn, found = rounds.collect(
+      functools.partial(draw, policy), state, at
+    )
+    state, metrics = update(  # 4-6
+      state, frozen, drawn.rollout, drawn.scores, drawn.texts
+    )
+    found |= {**drawn.spent, **judge(drawn.rollout, drawn.examples, at)}
     return state, {**metrics, **found}
+
+  def describe(at: int):
+    """Prompts of all rollouts of a step, for one that went wrong."""
+    parts = [batch(number)[1] for number in rounds.numbers(at)]
+    return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
   with common.checkpointer_for(s, 'objective/rlhf_reward') as checkpointer:
     state = loop.run_loop(
@@ -178,7 +200,7 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
       writer=common.writer_for(s),
       save_every=config.checkpoint.every,
       log_every=config.log_every,
-      describe=lambda at: batch(at)[1],
+      describe=describe,
       monitor=_watch.make_monitor(config.monitor),
       title=s.workdir.name,
       tokens_per_step=config.batch_size
@@ -217,6 +239,7 @@ def init_state(s: common.Session, loaded: common.Loaded, txs, key):
     value=value,
     reward_stats=sharding.replicate(RunningStats.zero(), s.mesh),
     algorithm=sharding.replicate(carried, s.mesh),
+    draws=sharding.replicate(_rounds.start(config), s.mesh),
   )
   return value_model, state, frozen
 

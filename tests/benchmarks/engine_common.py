@@ -18,6 +18,7 @@ import numpy as np
 
 BATCH, PROMPT, NEW = 8, 128, 64
 BETA, TEMPERATURE, RATE = 0.05, 0.9, 1e-5
+ROPE_THETA = 1e6  # Tunix's Qwen3 knows no other
 PROGRAMS = ('generate', 'rl', 'reward', 'dpo')
 
 
@@ -66,9 +67,9 @@ class Shape:
       head_dim=self.width // self.heads,
       intermediate_size=self.mlp or 4 * self.width,
       initializer_range=0.05,
-      tie_word_embeddings=True,
+      tie_word_embeddings=self.family != 'qwen3',
       rms_norm_eps=1e-6,
-      rope_theta=10000.0,
+      rope_theta=ROPE_THETA,
     )
 
 

@@ -111,12 +111,33 @@ def test_label_scoring_is_the_labelers(tiny_model):
   assert plan_text(config, 'score labels') == real.as_text()
 
 
-def test_rl_update(tmp_path, tiny_model, tiny_reward_model):
+@pytest.mark.parametrize('kind', ['reinforce', 'shared trunk', 'rounds'])
+def test_rl_update(tmp_path, tiny_model, tiny_reward_model, kind):
   config = rl_config(tiny_model, tiny_reward_model)
   config.sampling.temperature = 1.0
+  config.shared_trunk = kind == 'shared trunk'
+  if kind == 'rounds':
+    config.algorithm, config.max_sampling_rounds = 'rloo', 2
+    config.algorithm_config = ConfigDict()
   real = stage_text(tmp_path, config, rl, 'make_update')
   mine = plan_text(config, 'update')
   assert mine == real
+
+
+def test_a_shared_trunk_is_planned_once(tiny_model, tiny_reward_model):
+  """In what is kept of it, and in what is computed."""
+  config = rl_config(tiny_model, tiny_reward_model)
+  found = []
+  for config.shared_trunk in (False, True):
+    programs_ = programs.of_config(config, sharding.make_mesh(_MESH))
+    found.append({p.name: p for p in programs_}['rl/update'])
+  own, shared = found
+  trunk = context.bytes_per_chip(own.params[1])  # the reference
+  less = context.bytes_per_chip(own.params) - context.bytes_per_chip(
+    shared.params
+  )
+  assert less > 0.9 * trunk
+  assert shared.work.flops < 0.8 * own.work.flops
 
 
 def test_rollouts_go_from_prefill_to_decode(tiny_model, tiny_reward_model):

@@ -1,6 +1,5 @@
 """Every file of stages/ and of configs/ keeps its contract."""
 
-import importlib
 import inspect
 import json
 import pathlib
@@ -24,6 +23,8 @@ ARGUMENTS = {
     'steps=8,rounds=2,constitution=harmless_constitution,prompt=harmless_base',
     'model=ORG/HELPFUL,labeler=ORG/LABELER,data=hh,path=harmless.jsonl,'
     'helpful=helpful.jsonl',
+    'model=M,labeler=L,data=hh,path=p.jsonl,helpful=h.jsonl,prompt_tokens=96,'
+    'response_tokens=32',
   ),
   'evaluate': (
     '',
@@ -95,7 +96,9 @@ ARGUMENTS = {
     'algorithm=gspo',
     'algorithm=reinforce_pp',
     'algorithm=online_dpo',
+    'shared',
     'algorithm=ppo,smoke',
+    'algorithm=ppo,shared,smoke',
     'algorithm=instructgpt,smoke',
     'algorithm=dapo,smoke',
     'algorithm=online_dpo,smoke',
@@ -200,13 +203,6 @@ def test_names_are_the_files():
 # -- configs ------------------------------------------------------------------
 
 
-@pytest.fixture
-def config_module(repo, monkeypatch):
-  """config_module(name) -> the module configs/<name>.py."""
-  monkeypatch.syspath_prepend(str(repo))
-  return lambda name: importlib.import_module(f'configs.{name}')
-
-
 def test_all_config_files_are_tested():
   files = {p.stem for p in _CONFIGS.glob('*.py')} - {'common', '__init__'}
   assert files == ARGUMENTS.keys()
@@ -288,7 +284,7 @@ def test_paper_settings(config_module):
   for name in ('rlaif', 'direct_rlaif', 'rlhf'):
     assert steps[name].sampling.temperature == 0.9
     assert steps[name].algorithm_config.beta == 0.05
-  assert steps.labels_ai.labeler.prompt == 'summary_detailed'
+  assert steps.labels_ai.labeler.prompt == 'summary_detailed_cot'
   assert steps.labels_ai.pairs == 'dataset'
   assert steps.direct_rlaif.reward.name == 'direct'
   assert config_module('sft').get_config('').optimizer.name == 'adafactor'

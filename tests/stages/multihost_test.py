@@ -135,3 +135,20 @@ def test_resumes_on_another_number_of_hosts(tmp_path):
   assert codes(start(tmp_path / 'cut', 1, *flags)) == [0]
   found, expected = untimed(tmp_path / 'cut'), untimed(tmp_path / 'whole')
   assert_alike(found, expected, rtol=2e-2, atol=2e-3)
+
+
+def test_dynamic_sampling(tmp_path):
+  """Both hosts see the same groups, so they take the same rounds."""
+  flags = (
+    '--config=configs/rl.py:algorithm=dapo,smoke', '--config.num_steps=4',
+    '--config.reward.name=length', '--config.reward.path=',
+    "--config.reward.options={'target': 4}",
+  )  # fmt: skip
+  for count in (1, 2):
+    job = start(tmp_path / str(count), count, *flags)
+    assert codes(job) == [0] * count
+  one, two = (untimed(tmp_path / name) for name in ('1', '2'))
+  rounds = [row['sampling/rounds'] for row in one]
+  assert max(rounds) > 1
+  assert [row['sampling/rounds'] for row in two] == rounds
+  assert_alike(two, one, rtol=2e-2, atol=2e-3)

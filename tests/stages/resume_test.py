@@ -65,6 +65,17 @@ def commands(tiny_model, tiny_reward_model):
       '--config.reward.name=reward_model',
       f'--config.reward.path={tiny_reward_model}',
     ),
+    # Rounds of rollouts, as many as a step needs.
+    'dapo': (
+      '--config=configs/rl.py:algorithm=dapo,smoke', *training, rate, policy,
+      '--config.reward.name=length', '--config.reward.path=',
+      "--config.reward.options={'target': 4}",
+    ),
+    # Policy and value on one trunk.
+    'shared': (
+      '--config=configs/rl.py:shared,smoke', *training, rate, policy,
+      f'--config.reward.path={tiny_model}',
+    ),
     # Other texts beside the rollouts.
     'ptx': (
       '--config=configs/rl.py:algorithm=instructgpt,smoke', *training, rate,
@@ -187,7 +198,8 @@ def test_killed_run_is_bit_identical(commands, start, tmp_path, stage):
 @pytest.mark.parametrize(
   'stage',
   [
-    'sft', 'reward', 'kway', 'preference', 'rl', 'ppo', 'ptx', 'grpo', 'direct',
+    'sft', 'reward', 'kway', 'preference', 'rl', 'ppo', 'ptx', 'grpo', 'dapo',
+    'shared', 'direct',
   ],
 )  # fmt: skip
 def test_killed_again_and_again(commands, start, tmp_path, stage):
