@@ -18,6 +18,7 @@ import numpy as np
 
 BATCH, PROMPT, NEW = 8, 128, 64
 BETA, TEMPERATURE, RATE = 0.05, 0.9, 1e-5
+PAD = 1
 ROPE_THETA = 1e6  # Tunix's Qwen3 knows no other
 PROGRAMS = ('generate', 'rl', 'reward', 'dpo')
 
@@ -45,7 +46,7 @@ class Shape:
       max_position_embeddings=2048,
       bos_token_id=0,
       eos_token_id=0,
-      pad_token_id=1,
+      pad_token_id=PAD,
     )
     if self.family == 'gpt_neo':
       return shared | dict(
