@@ -62,7 +62,7 @@ def test_good_flags(parse):
     (['sft.py', '--config.batch_size=many'], ['--config.batch_size=many']),
     (['sft.py', '--config.batch_size=0.5'], ['--config.batch_size=0.5']),
     (['rl.py', '--config.algorithm_config.betta=1'], ['betta', '"beta"']),
-    (['rl.py:smok'], ["'smok' is unknown", 'direct, algorithm, smoke']),
+    (['rl.py:smok'], ["'smok' is unknown", 'direct, algorithm, shared, smoke']),
     (['paper.py:task=tldl'], ["task='tldl'", 'tldr']),
     (['paper.py:batch=many'], ['batch', 'many']),
     (['none.py'], ['none.py', 'No such file']),
