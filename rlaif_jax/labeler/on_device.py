@@ -95,10 +95,20 @@ class OnDevice:
     fields: Sequence[Mapping[str, str]],
     ids: Sequence[str],
   ) -> Float[Array, ' B']:
-    """Scores [B] as `direct.score_responses` gives, still on the devices.
+    """Scores [B] as `direct.score_responses` gives, still on the devices."""
+    return self.scores_and_read(rollout, fields, ids)[0]
 
-    The labeler's counters get the tokens around responses; for those of
-    responses see `kept`.
+  def scores_and_read(
+    self,
+    rollout: types.Rollout,
+    fields: Sequence[Mapping[str, str]],
+    ids: Sequence[str],
+  ) -> tuple[Float[Array, ' B'], Int[Array, '']]:
+    """`scores`, and how many tokens of responses the labeler read for them.
+
+    One program gives both: two that run at once, each with collectives, can
+    wait for each other where there are several hosts. The labeler's counters
+    get the tokens around responses alone.
 
     Args:
       rollout: of all B rows, split over the mesh that is set.
@@ -131,11 +141,6 @@ class OnDevice:
       rollout.response_mask,
       self.dropped,
     )
-
-  def kept(self, rollout: types.Rollout) -> Bool[Array, 'B R']:
-    """The tokens of responses that the labeler reads."""
-    dropped = jnp.asarray(self.dropped)[rollout.response_tokens]
-    return rollout.response_mask & ~dropped
 
   def _prefixes(self, fields, ids) -> tuple[np.ndarray, np.ndarray]:
     """Tokens before each response, left-padded to a bucket."""
@@ -221,4 +226,4 @@ def _scores(
   score_of = (
     direct.log_odds if prompt.kind == 'yes_no' else direct.expected_score
   )
-  return score_of(logprobs, prompt.prefers)
+  return score_of(logprobs, prompt.prefers), kept.sum()

@@ -44,8 +44,7 @@ class Direct:
       scorer = self.scorers.setdefault(
         length, on_device.OnDevice(self.labeler, self.prompt, length)
       )
-      scores = scorer.scores(rollout, fields, ids)
-      read = scorer.kept(rollout).sum()  # of responses, which stay there
+      scores, read = scorer.scores_and_read(rollout, fields, ids)
     else:
       texts = reward_model.decode_responses(rollout, self.policy_tokenizer)
       scores = direct.score_responses(
