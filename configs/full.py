@@ -10,9 +10,9 @@ python -m rlaif_jax.main --workdir=runs/full \\
     --config=configs/full.py:model=gemma2_2b,topology=v5e:4x4
 
 What the largest program takes of a chip's memory, in GiB, with everything that
-is beside it: the RL update, its reward model or labeler included. The last two
-were not planned again since kernels attend on TPUs. The whole table is what the
-first command prints.
+is beside it: the RL update, its reward model or labeler included (of gemma2_9b
+`--only=rlaif/update` alone). The last two were not planned again since kernels
+attend on TPUs. The whole table is what the first command prints.
 
   gemma2_2b  v5e:4x4    data 1, fsdp 16, tensor 1   13.0 of 15.75
   gemma2_9b  v5p:2x2x4  data 1, fsdp 16, tensor 1   27.6 of 95.74
