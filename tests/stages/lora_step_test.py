@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from rlaif_jax import models, sharding
+from rlaif_jax import sharding
 from rlaif_jax.core.types import PairBatch, Rollout
 from rlaif_jax.models import hf, lora
 from rlaif_jax.stages import _lora, common, reward, rl
@@ -14,35 +14,6 @@ from rlaif_jax.training import step, train_state
 
 ADAPTERS = {'lora_a', 'lora_b'}
 B, P, R = 8, 4, 4
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  """folder(width, layers) of a random model."""
-
-  def make(width, layers):
-    path = tmp_path_factory.mktemp('model')
-    model = models.build(
-      dict(
-        model_type='llama',
-        vocab_size=64,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        max_position_embeddings=P + R,
-        tie_word_embeddings=True,
-      )
-    )
-    hf.save(path, model, jax.jit(model.init)(jax.random.key(0)))
-    return path
-
-  return make
-
-
-@pytest.fixture(scope='module')
-def small(folder):
-  return folder(width=16, layers=2)
 
 
 def step_config(rank, base_dtype='float32', optimizer='adam', rate=1e-2):

@@ -13,7 +13,6 @@ from rlaif_jax.algorithms import grpo, ppo
 from rlaif_jax.core.types import Rollout
 from rlaif_jax.models import hf
 from rlaif_jax.stages import _rl_update, common, rl
-from rlaif_jax.training.checkpoint import Checkpointer
 from rlaif_jax.training.metrics import read_metrics
 
 B, P, R = 8, 4, 6
@@ -271,20 +270,9 @@ def stage_config(case, policy, reward, **overrides):
   return c
 
 
-def stored(workdir):
-  """Names of the arrays in the newest checkpoint."""
-  with Checkpointer(workdir / 'checkpoints') as checkpointer:
-    step = checkpointer.latest_step()
-    tree = checkpointer._manager.item_metadata(step).tree
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='.')
-    for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
 @each_case
 def test_stage(
-  tiny_model, tiny_reward_model, tmp_path, one_device, monkeypatch, case
+  tiny_model, tiny_reward_model, tmp_path, one_device, monkeypatch, case, stored
 ):
   """It learns; a value model is there if and only if it is needed."""
   made = []
@@ -319,7 +307,7 @@ def test_stage(
 
 
 def test_the_controller_is_in_the_checkpoint(
-  tiny_model, tiny_reward_model, tmp_path, one_device
+  tiny_model, tiny_reward_model, tmp_path, one_device, stored
 ):
   """And a run that goes on from there is the run that never stopped."""
   config = stage_config('ppo', tiny_model, tiny_reward_model)
@@ -374,7 +362,7 @@ def test_a_group_is_one_prompt_and_its_samples_differ(
     assert len(texts) > 1
 
 
-def test_adapters(tiny_model, tiny_reward_model, tmp_path, one_device):
+def test_adapters(tiny_model, tiny_reward_model, tmp_path, one_device, stored):
   """LoRA without a value model: adapters are all that is trained and kept."""
   config = stage_config('grpo', tiny_model, tiny_reward_model)
   config.policy.lora.rank = 2

@@ -13,7 +13,6 @@ from rlaif_jax.algorithms import grpo
 from rlaif_jax.core.types import Rollout
 from rlaif_jax.data import pipeline
 from rlaif_jax.stages import _rounds, rl
-from rlaif_jax.training.checkpoint import Checkpointer
 from rlaif_jax.training.metrics import read_metrics
 
 B, G, P, R = 8, 2, 3, 2
@@ -178,17 +177,6 @@ def coarse(monkeypatch):
   return seen
 
 
-def stored(workdir):
-  """Names of the arrays in the newest checkpoint."""
-  with Checkpointer(workdir / 'checkpoints') as checkpointer:
-    step = checkpointer.latest_step()
-    tree = checkpointer._manager.item_metadata(step).tree
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='.')
-    for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
 @pytest.mark.slow
 def test_what_went_wrong_is_saved(
   tiny_model, tmp_path, one_device, monkeypatch
@@ -212,7 +200,9 @@ def untimed(workdir):
   ]
 
 
-def test_stage(tiny_model, tiny_reward_model, tmp_path, one_device, coarse):
+def test_stage(
+  tiny_model, tiny_reward_model, tmp_path, one_device, coarse, stored
+):
   """Rounds as needed, on prompts in their order; cut off, it goes on."""
   config = stage_config(tiny_model, tiny_reward_model)
   rl.run(config, tmp_path / 'whole')

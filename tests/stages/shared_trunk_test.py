@@ -1,6 +1,5 @@
 """Policy and value on one trunk: what it computes, takes and leaves."""
 
-import functools
 import shutil
 
 import jax
@@ -9,12 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from rlaif_jax import models, sharding
+from rlaif_jax import sharding
 from rlaif_jax.core.types import Rollout
 from rlaif_jax.models import hf
 from rlaif_jax.models.heads import ScalarModel
 from rlaif_jax.stages import _lora, common, rl
-from rlaif_jax.training.checkpoint import Checkpointer
 from rlaif_jax.training.metrics import read_metrics
 
 B, P, R = 8, 4, 6
@@ -23,36 +21,6 @@ ALGORITHMS = {
   'ppo': dict(value_coef=0.3, inner_epochs=1),
 }
 each_algorithm = pytest.mark.parametrize('name', ALGORITHMS)
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory):
-  """folder(width, layers) of a random model of 64 tokens."""
-
-  @functools.cache
-  def make(width, layers):
-    path = tmp_path_factory.mktemp('model')
-    model = models.build(
-      dict(
-        model_type='llama',
-        vocab_size=64,
-        hidden_size=width,
-        intermediate_size=4 * width,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        max_position_embeddings=P + R,
-        tie_word_embeddings=True,
-      )
-    )
-    hf.save(path, model, jax.jit(model.init)(jax.random.key(0)))
-    return path
-
-  return make
-
-
-@pytest.fixture(scope='module')
-def small(folder):
-  return folder(width=16, layers=2)
 
 
 def step_config(name='reinforce', **fields):
@@ -323,17 +291,6 @@ def stage_config(policy, reward, name, **fields):
   return c
 
 
-def stored(workdir):
-  """Names of the arrays in the newest checkpoint."""
-  with Checkpointer(workdir / 'checkpoints') as checkpointer:
-    step = checkpointer.latest_step()
-    tree = checkpointer._manager.item_metadata(step).tree
-  return {
-    jax.tree_util.keystr(path, simple=True, separator='.')
-    for path, _ in jax.tree_util.tree_leaves_with_path(tree)
-  }
-
-
 def untimed(rows):
   return [
     {k: v for k, v in row.items() if not k.startswith(('time/', 'perf/'))}
@@ -345,7 +302,9 @@ def untimed(rows):
   ('name', 'rank'),
   [('reinforce', 2), pytest.param('ppo', 0, marks=pytest.mark.slow)],
 )
-def test_stage(tiny_model, tiny_reward_model, tmp_path, one_device, name, rank):
+def test_stage(
+  tiny_model, tiny_reward_model, tmp_path, one_device, name, rank, stored
+):
   """It learns, keeps one trunk, resumes exactly, and leaves a plain model."""
   config = stage_config(tiny_model, tiny_reward_model, name)
   config.policy.lora.rank = rank
