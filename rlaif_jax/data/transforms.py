@@ -39,16 +39,18 @@ def bucket_length(n: int, buckets: Sequence[int]) -> int:
   return min(fitting)
 
 
-def power_buckets(limit: int, smallest: int = 16) -> tuple[int, ...]:
-  """Powers of two from `smallest` in quarter steps, up to `limit` itself.
+def power_buckets(
+  limit: int, smallest: int = 16, parts: int = 4
+) -> tuple[int, ...]:
+  """Powers of two from `smallest` in `parts` steps, up to `limit` itself.
 
-  Quarter steps, since padding to the next power of two wastes a third of the
+  In quarters, since padding to the next power of two wastes a third of the
   work on average and a compilation is paid once.
   """
   sizes = (
-    smallest * 2**i * quarter // 4
+    smallest * 2**i * part // parts
     for i in itertools.count()
-    for quarter in (4, 5, 6, 7)
+    for part in range(parts, 2 * parts)
   )
   return (*itertools.takewhile(lambda b: b < limit, sizes), limit)
 

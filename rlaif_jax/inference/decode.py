@@ -162,9 +162,9 @@ def prefill(
     prompts.tokens,
     mask=prompts.mask,
     cache=model.init_cache(batch, length + max_new_tokens),
-    logits=False,
+    reads=jnp.full((batch, 1), length - 1),
   )
-  return model.unembed(params, output.hidden[:, -1:])[:, 0], output.cache
+  return output.logits[:, 0], output.cache
 
 
 def decode(

@@ -85,9 +85,13 @@ def prefill(
   tokens: Int[Array, '1 P'],
   mask: Bool[Array, '1 P'],
 ) -> types.Cache:
-  """Keys and values of the tokens that all prompts begin with."""
+  """Keys and values of the tokens that all prompts begin with, left-padded."""
   cache = model.init_cache(*tokens.shape)
-  return model.apply(params, tokens, mask=mask, cache=cache, logits=False).cache
+  # Nobody looks at what comes out of the last layer.
+  reads = jnp.zeros((1, 1), jnp.int32)
+  return model.apply(
+    params, tokens, mask=mask, cache=cache, logits=False, reads=reads
+  ).cache
 
 
 def label_logprobs(
@@ -115,11 +119,13 @@ def label_logprobs(
     ValueError: a label is empty or repeats.
   """
   root = _trie(labels)
-  hidden = model.apply(
-    params, batch.tokens, ends=batch.ends, prefix=prefix, logits=False
-  ).hidden
-  flat = batch.at.reshape(batch.at.shape[0], -1, 1)
-  logits = model.unembed(params, jnp.take_along_axis(hidden, flat, axis=1))
+  logits = model.apply(
+    params,
+    batch.tokens,
+    ends=batch.ends,
+    prefix=prefix,
+    reads=batch.at.reshape(batch.at.shape[0], -1),
+  ).logits
   logits = logits.reshape(*batch.at.shape, -1)
   result: dict[int, Float[Array, 'B M']] = {}
   total = jnp.zeros(batch.at.shape[:2], jnp.float32)
@@ -230,9 +236,10 @@ def response_hidden(
     params: its parameters; gradients flow to them.
     rollout: prompts and responses.
   """
-  tokens, mask, start = _joined(rollout)
-  hidden = model.apply(params, tokens, mask=mask, logits=False).hidden
-  return hidden[:, start:-1]
+  tokens, mask, reads = _joined(rollout)
+  return model.apply(
+    params, tokens, mask=mask, logits=False, reads=reads
+  ).hidden
 
 
 def response_stats(
@@ -285,8 +292,8 @@ def response_values(
       put on; of `params` only the head is read then.
   """
   if hidden is None:
-    tokens, mask, start = _joined(rollout)
-    values = model.values(params, tokens, mask=mask)[:, start:-1]
+    tokens, mask, reads = _joined(rollout)
+    values = model.values(params, tokens, mask=mask, reads=reads)
   else:
     values = model.project(params, hidden)
   return jnp.where(rollout.response_mask, values, 0.0)
@@ -317,10 +324,12 @@ def sequence_logprobs(
   return masking.masked_sum(stats.logprobs, target_mask[:, 1:], axis=-1)
 
 
-def _joined(rollout: types.Rollout) -> tuple[Array, Array, int]:
-  """(tokens, mask [B, P + R], index whose output predicts the response)."""
+def _joined(rollout: types.Rollout) -> tuple[Array, Array, Array]:
+  """(tokens, mask [B, P + R], slots [B, R] that predict the response)."""
   tokens = jnp.concatenate(
     [rollout.prompt_tokens, rollout.response_tokens], axis=1
   )
   mask = jnp.concatenate([rollout.prompt_mask, rollout.response_mask], axis=1)
-  return tokens, mask, rollout.prompt_tokens.shape[1] - 1
+  first = rollout.prompt_tokens.shape[1] - 1
+  reads = first + jnp.arange(rollout.response_tokens.shape[1])
+  return tokens, mask, jnp.broadcast_to(reads, rollout.response_tokens.shape)

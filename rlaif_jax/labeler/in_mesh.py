@@ -35,7 +35,8 @@ class InMeshLabeler:
     max_tokens: of a prompt; the paper's labeler reads 4096.
     batch_size: texts in one forward pass, the last batch filled up.
     buckets: lengths that what texts share, and what follows it, are padded to,
-      each compiled once; default `transforms.power_buckets` from 32.
+      each compiled once; default multiples of 32, from 256 on in eighths of a
+      power of two.
     identity: who this is, in records and caches; see `models.locate`.
     counters: work done so far.
   """
@@ -204,18 +205,17 @@ class InMeshLabeler:
     text where it differs gets its own.
     """
     encode = self.tokenizer.encode
-    alone = self.tokenizer.encode_batch(texts)
     joint = self.tokenizer.encode_batch([text + labels[0] for text in texts])
     by_ending: dict[str, score.LabelTokens] = {}
     rows, groups = [], {}
-    for i, text in enumerate(texts):
+    for i, (text, row) in enumerate(zip(texts, joint, strict=True)):
       ending = text.rpartition('\n')[2]
       if ending and ending not in by_ending:
         by_ending[ending] = score.labels_to_tokens(encode, ending, labels)
       found = by_ending.get(ending)
-      if found is None or joint[i] != _joined(alone[i], found):
+      if found is None or not _ends_in(row, found.tokens[0]):
         found = score.labels_to_tokens(encode, text, labels)
-      row = alone[i][: len(alone[i]) - found.drop]
+      row = row[: len(row) - len(found.tokens[0])]
       if len(row) > self.limit:
         raise ValueError(
           f'{ids[i]}: its prompt has {len(row)} tokens, the labeler reads at '
@@ -278,7 +278,10 @@ class InMeshLabeler:
     return -(-self.batch_size // (size * parts)) * parts
 
   def _lengths(self) -> tuple[int, ...]:
-    return self.buckets or transforms.power_buckets(self.limit, 32)
+    if self.buckets:
+      return self.buckets
+    short = tuple(n for n in range(32, 256, 32) if n < self.limit)
+    return short + transforms.power_buckets(self.limit, 256, 8)
 
 
 def load(
@@ -332,9 +335,10 @@ def _read(result: np.ndarray, output: tuple[Any, Any] | None) -> None:
     result[numbers] = logprobs
 
 
-def _joined(prompt: list[int], found: score.LabelTokens) -> list[int]:
-  """What a prompt and its first label encode to, if `found` is right."""
-  return [*prompt[: len(prompt) - found.drop], *found.tokens[0]]
+def _ends_in(row: list[int], tokens: tuple[int, ...]) -> bool:
+  """Whether these tokens come last, after at least one other."""
+  size = len(tokens)
+  return len(row) > size and tuple(row[-size:]) == tokens
 
 
 def _check_finite(

@@ -76,6 +76,7 @@ class LanguageModel:
     logits: bool = True,
     ends: Int[Array, 'B T'] | None = None,
     prefix: types.Cache | None = None,
+    reads: Int[Array, 'B I'] | None = None,
   ) -> types.ModelOutput:
     """One forward pass.
 
@@ -92,13 +93,15 @@ class LanguageModel:
       ends: makes each row a tree, depth first, in place of `mask`: the token
         at slot j is seen by those at slots j to ends[j] - 1, and by no others;
         0 is padding. Several texts thus share the tokens they begin with.
-      prefix: the cache of one row that every row continues; it is read where
-        it lies, not copied per row.
+      prefix: the cache of one left-padded row that every row continues; it is
+        read where it lies, not copied per row.
+      reads: the slots whose results are wanted, in that order; None: all. The
+        last layer is then computed at these alone, its keys and values apart.
 
     Returns:
-      Logits [B, T, V] float32 or None, hidden states [B, T, D] after the final
-      norm, and the cache (None if none was given). A token or position id
-      outside its table makes its row NaN.
+      Logits [B, T or I, V] float32 or None, hidden states [B, T or I, D] after
+      the final norm, and the cache (None if none was given). A token or
+      position id outside its table makes its row NaN.
 
     Raises:
       ValueError: more tokens than a cache has slots, or than there are learned
@@ -115,7 +118,15 @@ class LanguageModel:
         f'{length} tokens do not fit a cache of {cache.mask.shape[1]} slots'
       )
     return self._module.apply(
-      {'params': params}, tokens, mask, positions, cache, logits, ends, prefix
+      {'params': params},
+      tokens,
+      mask,
+      positions,
+      cache,
+      logits,
+      ends,
+      prefix,
+      reads,
     )
 
   def unembed(

@@ -70,10 +70,19 @@ class ScalarModel:
     *,
     mask: Bool[Array, 'B T'] | None = None,
     positions: Int[Array, 'B T'] | None = None,
-  ) -> Float[Array, 'B T']:
-    """The scalar at every token, float32; at padding it means nothing."""
+    reads: Int[Array, 'B I'] | None = None,
+  ) -> Float[Array, 'B I']:
+    """The scalar at every token, float32; at padding it means nothing.
+
+    `reads` names the slots that are wanted, by default all T.
+    """
     hidden = self.trunk.apply(
-      params['trunk'], tokens, mask=mask, positions=positions, logits=False
+      params['trunk'],
+      tokens,
+      mask=mask,
+      positions=positions,
+      logits=False,
+      reads=reads,
     ).hidden
     return self.project(params, hidden)
 
@@ -85,13 +94,9 @@ class ScalarModel:
     mask: Bool[Array, 'B T'] | None = None,
   ) -> Float[Array, ' B']:
     """The scalar at the last real token of each row, float32."""
-    hidden = self.trunk.apply(
-      params['trunk'], tokens, mask=mask, logits=False
-    ).hidden
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
-    last = masking.last_real(mask)[:, None, None]
-    last_hidden = jnp.take_along_axis(hidden, last, axis=1)[:, 0]
-    return self.project(params, last_hidden)
+    last = masking.last_real(mask)[:, None]
+    return self.values(params, tokens, mask=mask, reads=last)[:, 0]
 
   def apply_tree(
     self,
@@ -102,10 +107,9 @@ class ScalarModel:
   ) -> Float[Array, 'B N']:
     """The scalar at N slots of each row, a tree as `ends` has it."""
     hidden = self.trunk.apply(
-      params['trunk'], tokens, ends=ends, logits=False
+      params['trunk'], tokens, ends=ends, logits=False, reads=at
     ).hidden
-    found = jnp.take_along_axis(hidden, at[..., None], axis=1)
-    return self.project(params, found)
+    return self.project(params, hidden)
 
   def project(
     self, params: types.Params, hidden: Float[Array, '... D']

@@ -1,6 +1,5 @@
 """The parts of one decoder layer."""
 
-import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -10,9 +9,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax import sharding
 from rlaif_jax.models import cache as cache_lib
-from rlaif_jax.models import kernels, products, shared
+from rlaif_jax.models import kernels, products, shared, sight
 from rlaif_jax.models.config import ModelConfig
 from rlaif_jax.models.linear import Linear, param, spread
+
+_TILE = 128  # slots that are cut off together
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   'gelu': lambda x: jax.nn.gelu(x, approximate=False),
@@ -74,9 +75,10 @@ class Attention(nn.Module):
     allowed: Bool[Array, 'B T S'] | kernels.Causal,
     rotate: Callable[[Array], Array],
     buffers: tuple[Array, Array] | None,
-    layer: Int[Array, ''],
+    layer: tuple[Int[Array, ''], Int[Array, '']],
     index: Int[Array, ''],
     prefix: tuple[Array, Array, Array] | None = None,
+    reads: Int[Array, 'B I'] | None = None,
   ) -> tuple[Array, tuple[Array, Array] | None]:
     """Attends and, with a cache, writes it.
 
@@ -84,20 +86,25 @@ class Attention(nn.Module):
       x: normed activations [B, T, D].
       allowed: bool [B, T, S], which key each query may look at; or the rule
         by which a kernel knows.
-      rotate: position function of heads [B, T, H, h] -> the same.
+      rotate: position function of heads [B, T, H, h] -> the same, or of those
+        at the slots of its second argument.
       buffers: stacked (keys, values) [L, ...] of the cache, or None.
-      layer: which layer of the cache this is.
+      layer: its number, which is that in the cache, and its window.
       index: the cache slot of the first of the T tokens.
       prefix: stacked keys and values [L, ...] of one row that all rows
         continue, and which of them each query may look at.
+      reads: the slots of the only queries, to which the masks are cut already;
+        None: all.
 
     Returns:
-      ([B, T, D], buffers).
+      ([B, T, D] or [B, I, D], buffers).
     """
     c = self.config
-    query, key, value = self._project(x)
+    layer, window = layer
+    query = self._project('query', x if reads is None else sight.take(x, reads))
+    key, value = self._project('key', x), self._project('value', x)
     query, key = self._norm(query, 'heads'), self._norm(key, 'kv_heads')
-    query, key = rotate(query), rotate(key)
+    query, key = rotate(query, reads), rotate(key)
     order = cache_lib.PLAIN
     if buffers is not None:
       order = cache_lib.layout(c)
@@ -112,19 +119,33 @@ class Attention(nn.Module):
       read = (cache_lib.read(b, layer, query.dtype) for b in prefix[:2])
       prefix = (*read, prefix[2])
     scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
-    run = functools.partial(
-      attend, order=order, prefix=prefix, prefix_order=cache_lib.layout(c)
-    )
-    if isinstance(allowed, kernels.Causal):
-      run = functools.partial(kernels.attend, rules=self.rules)
-    heads = run(
-      query,
-      key.astype(query.dtype),
-      value.astype(query.dtype),
-      allowed,
-      scale=scale / (layer + 1) if c.attention_scale_by_layer else scale,
-      softcap=c.attention_softcap,
-    )
+    scale = scale / (layer + 1) if c.attention_scale_by_layer else scale
+    key, value = key.astype(query.dtype), value.astype(query.dtype)
+    options = dict(scale=scale, softcap=c.attention_softcap)
+
+    def run(prefix):
+      if isinstance(allowed, kernels.Causal):
+        return kernels.attend(
+          query, key, value, allowed, rules=self.rules, **options
+        )
+      return attend(
+        query,
+        key,
+        value,
+        allowed,
+        order=order,
+        prefix=prefix,
+        prefix_order=cache_lib.layout(c),
+        **options,
+      )
+
+    reach = None if prefix is None else _reach(c, prefix[2].shape[-1])
+    if reach is None:
+      heads = run(prefix)
+    else:
+      heads = jax.lax.cond(
+        window == 0, run, lambda p: run(_last_slots(c, p, reach)), prefix
+      )
     out = Linear(
       c,
       (c.num_heads, c.head_dim),
@@ -136,27 +157,22 @@ class Attention(nn.Module):
     )(heads)
     return out, buffers
 
-  def _project(self, x: Array) -> tuple[Array, Array, Array]:
-    """Queries [B, T, H, h], keys and values [B, T, K, h]."""
+  def _project(self, name: str, x: Array) -> Array:
+    """Queries [B, T, H, h], or keys or values [B, T, K, h]."""
     c = self.config
-
-    def project(name, heads, axis):
-      y = Linear(
-        c,
-        (c.width,),
-        (heads, c.head_dim),
-        ('embed', axis, 'head_dim'),
-        c.qkv_bias,
-        name=name,
-      )(x)
-      return sharding.constrain(
-        y, 'batch', 'length', axis, 'head_dim', rules=self.rules
-      )
-
-    return (
-      project('query', c.num_heads, 'heads'),
-      project('key', c.num_kv_heads, 'kv_heads'),
-      project('value', c.num_kv_heads, 'kv_heads'),
+    heads, axis = c.num_kv_heads, 'kv_heads'
+    if name == 'query':
+      heads, axis = c.num_heads, 'heads'
+    y = Linear(
+      c,
+      (c.width,),
+      (heads, c.head_dim),
+      ('embed', axis, 'head_dim'),
+      c.qkv_bias,
+      name=name,
+    )(x)
+    return sharding.constrain(
+      y, 'batch', 'length', axis, 'head_dim', rules=self.rules
     )
 
   def _norm(self, x: Array, axis: str) -> Array:
@@ -223,9 +239,10 @@ def attend(
   `softcap` bounds the scores, see products.capped. `prefix` holds keys and
   values of one row, seen by all rows, and the mask of who may look at them.
   """
-  b, t, h, d = query.shape
+  b, t, heads, d = query.shape
   groups = key.shape[order.index('k')]
-  query = query.reshape(b, t, groups, h // groups, d).transpose(0, 2, 3, 1, 4)
+  query = query.reshape(b, t, groups, heads // groups, d)
+  query = query.transpose(0, 2, 3, 1, 4)
   if order == cache_lib.PLAIN:
     # As plain matrix products: on CPU a fifth less time.
     order = 'bksh'
@@ -242,7 +259,22 @@ def attend(
       softcap,
       (order, prefix_order),
     )
-  return out.transpose(0, 3, 1, 2, 4).reshape(b, t, h, d)
+  return out.transpose(0, 3, 1, 2, 4).reshape(b, t, heads, d)
+
+
+def _reach(c: ModelConfig, slots: int) -> int | None:
+  """Slots of a prefix that layers with a window read, if not all of them."""
+  reach = -(-(max(c.windows, default=0) - 1) // _TILE) * _TILE
+  return reach if 0 < reach < slots else None
+
+
+def _last_slots(c: ModelConfig, prefix: tuple, count: int) -> tuple:
+  """The end of (keys, values, mask) of a prefix."""
+  axes = (cache_lib.layout(c).index('s'),) * 2 + (2,)
+  return tuple(
+    jax.lax.slice_in_dim(x, x.shape[axis] - count, None, axis=axis)
+    for x, axis in zip(prefix, axes, strict=True)
+  )
 
 
 def _residual_gain(c: ModelConfig) -> float:

@@ -15,35 +15,26 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax import sharding
-from rlaif_jax.core import masking, types
-from rlaif_jax.models import kernels, layers, linear, products, rope
+from rlaif_jax.core import types
+from rlaif_jax.models import kernels, layers, linear, products, rope, sight
 from rlaif_jax.models.config import ModelConfig
 
-
-@flax.struct.dataclass
-class Sight:
-  """Which keys a query may look at."""
-
-  allowed: Bool[Array, '#B #T S']
-  distance: Int[Array, 'B T S'] | None  # real tokens from key to query
-
-  def within(self, window: Int[Array, '']) -> Bool[Array, '#B #T S']:
-    """Those not further than a layer's window; 0 sees all."""
-    if self.distance is None:
-      return self.allowed
-    return self.allowed & ((window == 0) | (self.distance < window))
+# Share of a forward pass that is worth a second way through the scanned body,
+# which takes longer to compile.
+_WORTH = 1 / 16
 
 
 @flax.struct.dataclass
 class Context:
   """What all layers of one forward pass share."""
 
-  own: Sight | kernels.Causal
+  own: sight.Sight | kernels.Causal
   prefix: types.Cache | None
-  prefix_sight: Sight | None
+  prefix_sight: sight.Sight | None
   rope_table: tuple[Array, Array] | None
   local_rope_table: tuple[Array, Array] | None  # of layers with a window
   index: Int[Array, '']  # cache slot of the first token
+  reads: Int[Array, 'B I'] | None  # the only slots that anybody looks at
 
 
 class Block(nn.Module):
@@ -56,33 +47,58 @@ class Block(nn.Module):
   def __call__(
     self, carry: Any, layer: tuple[Array, Array], context: Context
   ) -> tuple[Any, None]:
-    """Scan body: carry (x [B, T, D], cache buffers), layer (number, window)."""
-    x, buffers = carry
-    number, window = layer
-    c = self.config
-    prefix = context.prefix
-    if prefix is not None:
-      seen = context.prefix_sight.within(window)
-      prefix = (prefix.keys, prefix.values, seen)
+    """Scan body: carry (x [B, T, D], cache buffers), layer (number, window).
 
-    def rotate(heads):
+    The last layer gives what is read alone, in the first slots of x.
+    """
+    if context.reads is None:
+      return self._layer(*carry, layer, context), None
+
+    def last(block, x, buffers):
+      y, buffers = block._layer(x, buffers, layer, context, context.reads)
+      return jnp.concatenate([y, x[:, y.shape[1] :]], axis=1), buffers
+
+    def others(block, x, buffers):
+      return block._layer(x, buffers, layer, context)
+
+    is_last = layer[0] == self.config.num_layers - 1
+    return nn.cond(is_last, last, others, self, *carry), None
+
+  def _layer(
+    self,
+    x: Float[Array, 'B T D'],
+    buffers: Any,
+    layer: tuple[Array, Array],
+    context: Context,
+    reads: Int[Array, 'B I'] | None = None,
+  ) -> tuple[Array, Any]:
+    """(x after this layer, of `reads` alone if given; cache buffers)."""
+    _, window = layer
+    c = self.config
+    seen, prefix = context.own.within(window), context.prefix
+    if reads is not None:
+      seen = sight.of_some(seen, reads)
+    if prefix is not None:
+      near = context.prefix_sight.within(window)
+      near = near if reads is None else sight.of_some(near, reads)
+      prefix = (prefix.keys, prefix.values, near)
+
+    def rotate(heads, at=None):
       table, local = context.rope_table, context.local_rope_table
       if local is not None:
         table = jax.tree.map(
           lambda a, b: jnp.where(window == 0, a, b), table, local
         )
+      if at is not None:
+        table = jax.tree.map(lambda a: sight.take(a, at), table)
       return heads if table is None else rope.rotate(heads, table)
 
     normed = self._norm_input('attention', x)
     y, buffers = layers.Attention(c, self.rules, name='attention')(
-      normed,
-      context.own.within(window),
-      rotate,
-      buffers,
-      number,
-      context.index,
-      prefix,
+      normed, seen, rotate, buffers, layer, context.index, prefix, reads
     )
+    if reads is not None:
+      x, normed = (sight.take(a, reads) for a in (x, normed))
     mlp = layers.Mlp(c, self.rules, name='mlp')
     if c.parallel:
       if not c.shared_norm:
@@ -91,8 +107,7 @@ class Block(nn.Module):
     else:
       x = self._join('attention', x, y)
       x = self._join('mlp', x, mlp(self._norm_input('mlp', x)))
-    x = _constrain_stream(x, self.rules)
-    return (x, buffers), None
+    return _constrain_stream(x, self.rules), buffers
 
   def _norm_input(self, branch: str, x: Array) -> Array:
     """What a branch reads."""
@@ -206,6 +221,7 @@ class Decoder(nn.Module):
     logits: bool = True,
     ends: Int[Array, 'B T'] | None = None,
     prefix: types.Cache | None = None,
+    reads: Int[Array, 'B I'] | None = None,
   ) -> types.ModelOutput:
     """See `LanguageModel.apply`."""
     c = self.config
@@ -215,18 +231,22 @@ class Decoder(nn.Module):
     if own is not None and mask is not None:
       # Put back below, before anybody looks.
       order = kernels.real_first(mask)
-      tokens, mask = (_take(x, order) for x in (tokens, mask))
-      positions = positions if positions is None else _take(positions, order)
+      tokens, mask = (sight.take(x, order) for x in (tokens, mask))
+      positions = (
+        positions if positions is None else sight.take(positions, order)
+      )
+    # Kernels want as many queries as keys.
+    early = own is None and _leaves_out(c, reads, tokens)
     if ends is not None:
       mask = ends > jnp.arange(tokens.shape[1])[None]
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
-    valid, index, rank = _slots(mask, cache)
+    valid, index, rank = sight.slots(mask, cache)
     if own is None:
-      own, rank = _own_sight(rank, valid, index, ends, any(c.windows))
+      own, rank = sight.of_own(rank, valid, index, ends, any(c.windows))
     before = None
     if prefix is not None:
       rank += jnp.sum(prefix.mask, dtype=jnp.int32)
-      before = _prefix_sight(rank, prefix.mask, any(c.windows))
+      before = sight.of_prefix(rank, prefix.mask, any(c.windows))
     positions = rank if positions is None else positions
     x = self.embed(tokens, positions)
     # What padding holds must not matter, be it an id outside the vocabulary.
@@ -240,16 +260,21 @@ class Decoder(nn.Module):
       local_rope_table=c.local_rope
       and rope.angles(c.local_rope, c.head_dim, positions),
       index=index,
+      reads=reads if early else None,
     )
     numbers = jnp.arange(c.num_layers)
     windows = jnp.asarray(np.array(c.windows or (0,) * c.num_layers, np.int32))
     buffers = None if cache is None else (cache.keys, cache.values)
     (x, buffers), _ = self.layers((x, buffers), (numbers, windows), context)
+    if early:
+      x = x[:, : reads.shape[1]]
     hidden = self.final_norm(x) if c.final_norm else x
     if c.embed_width is not None:
       hidden = self.project_out(hidden)
     if order is not None:
-      hidden = _take(hidden, jnp.argsort(order, axis=1))
+      hidden = sight.take(hidden, jnp.argsort(order, axis=1))
+    if reads is not None and not early:
+      hidden = sight.take(hidden, reads)
     if cache is not None:
       cache = types.Cache(*buffers, valid, index + tokens.shape[1])
     return types.ModelOutput(
@@ -278,62 +303,19 @@ class Decoder(nn.Module):
     return logits
 
 
-def _slots(
-  mask: Bool[Array, 'B T'], cache: types.Cache | None
-) -> tuple[Bool[Array, 'B S'], Int[Array, ''], Int[Array, 'B T']]:
-  """Valid key slots, slot of the first token, and rank of each token.
+def _leaves_out(
+  c: ModelConfig, reads: Int[Array, 'B I'] | None, tokens: Int[Array, 'B T']
+) -> bool:
+  """Whether the last layer, at `reads` alone, spares much of the pass.
 
-  The rank is the number of real tokens before it in its row, cached ones
-  included; it serves as position and for window distances.
+  On one device: with weights spread over several, what either way sends and
+  holds costs more than it spares.
   """
-  rank = masking.positions(mask)
-  if cache is None:
-    return mask, jnp.zeros((), jnp.int32), rank
-  seen = jnp.sum(cache.mask, axis=1, dtype=jnp.int32)
-  valid = jax.lax.dynamic_update_slice(
-    cache.mask, mask, (jnp.zeros((), jnp.int32), cache.index)
-  )
-  # Not seen + rank: a row whose tokens are all padding so far stays at 0.
-  count = jnp.cumsum(mask, axis=1, dtype=jnp.int32) + seen[:, None]
-  return valid, cache.index, jnp.maximum(count - 1, 0)
-
-
-def _own_sight(
-  rank: Int[Array, 'B T'],
-  valid: Bool[Array, 'B S'],
-  index: Int[Array, ''],
-  ends: Int[Array, 'B T'] | None,
-  windowed: bool,
-) -> tuple[Sight, Int[Array, 'B T']]:
-  """What tokens see of their own row, and the rank of each.
-
-  Distances count real tokens, so padding between them does not matter.
-  """
-  slots = jnp.arange(rank.shape[1])
-  allowed = masking.attention_mask(
-    index + slots, jnp.arange(valid.shape[1]), valid
-  )
-  key_rank = masking.positions(valid)
-  if ends is not None:
-    allowed &= slots[None, :, None] < ends[:, None, :]
-    count = jnp.sum(allowed, axis=2, dtype=jnp.int32)
-    rank = key_rank = jnp.maximum(count - 1, 0)
-  distance = rank[:, :, None] - key_rank[:, None, :] if windowed else None
-  return Sight(allowed, distance), rank
-
-
-def _prefix_sight(
-  rank: Int[Array, 'B T'], mask: Bool[Array, '1 P'], windowed: bool
-) -> Sight:
-  """What tokens see of the prefix; their rank counts it too."""
-  distance = rank[:, :, None] - masking.positions(mask)[:, None, :]
-  return Sight(mask[:, None], distance if windowed else None)
-
-
-def _take(x: Array, order: Int[Array, 'B T']) -> Array:
-  """Slots of each row of x [B, T, ...] in another order."""
-  order = order.reshape(order.shape + (1,) * (x.ndim - 2))
-  return jnp.take_along_axis(x, order, axis=1)
+  mesh = jax.sharding.get_abstract_mesh()
+  if reads is None or not (mesh.empty or mesh.size == 1):
+    return False
+  spared = 1 - reads.shape[1] / tokens.shape[1]
+  return spared / c.num_layers >= _WORTH
 
 
 def _constrain_stream(x: Float[Array, 'B T D'], rules: Any) -> Array:

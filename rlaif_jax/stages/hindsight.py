@@ -124,15 +124,10 @@ def make_loss(config: ConfigDict, model):
     del key  # no dropout
     rows, count, length = batch.tokens.shape
     flat = jax.tree.map(lambda x: x.reshape(-1, length), batch)
+    slots, targets, real = sft.response_window(flat, config.max_response)
     hidden = model.apply(
-      params, flat.tokens, mask=flat.mask, logits=False
+      params, flat.tokens, mask=flat.mask, logits=False, reads=slots
     ).hidden
-    hidden, targets, real = sft.response_window(
-      hidden[:, :-1],
-      flat.tokens[:, 1:],
-      flat.loss_mask[:, 1:],
-      config.max_response,
-    )
 
     def stats(hidden, targets, real, **options):
       """Means of each row."""

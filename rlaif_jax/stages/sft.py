@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from rlaif_jax import sharding
 from rlaif_jax.core import logprobs
+from rlaif_jax.core.types import TokenBatch
 from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.data.tokenizer import Tokenizer
@@ -205,22 +206,23 @@ def make_loss(
   each row's own mean.
 
   Without a loss on prompts only the `max_response` positions that predict
-  response tokens are unembedded, which for large vocabularies and short
-  responses is most of the unembedding saved.
+  response tokens go through the last layer and are unembedded, which for large
+  vocabularies and short responses is most of the unembedding saved.
   """
 
   def loss_fn(params, batch, key):
     del key  # no dropout: the batch alone decides
-    hidden = model.apply(
-      params, batch.tokens, mask=batch.mask, logits=False
-    ).hidden[:, :-1]
     targets, weight = batch.tokens[:, 1:], batch.loss_mask[:, 1:]
     if prompt_loss:
+      slots = None
       weight = weight + prompt_loss * (batch.mask[:, 1:] & ~weight)
     else:
-      hidden, targets, weight = response_window(
-        hidden, targets, weight, max_response
-      )
+      slots, targets, weight = response_window(batch, max_response)
+    hidden = model.apply(
+      params, batch.tokens, mask=batch.mask, logits=False, reads=slots
+    ).hidden
+    if slots is None:
+      hidden = hidden[:, :-1]
     stats = logprobs.token_stats(
       hidden, targets, lambda h: model.unembed(params, h)
     )
@@ -233,23 +235,19 @@ def make_loss(
   return loss_fn
 
 
-def response_columns(weight, width: int):
-  """Columns [B, width] of each row from its first target to learn on."""
+def response_window(batch: TokenBatch, width: int):
+  """(slots that predict the response, its tokens, which count), [B, width].
+
+  Those of each row from its first token to learn on.
+  """
+  weight = batch.loss_mask[:, 1:]
   width = min(width, weight.shape[1])
   start = jnp.minimum(jnp.argmax(weight, axis=1), weight.shape[1] - width)
-  return start[:, None] + jnp.arange(width)[None]
-
-
-def response_window(hidden, targets, weight, width: int):
-  """The `width` columns of each row from its first target to learn on.
-
-  hidden [B, T, D], targets and weight [B, T] -> the same with T = width.
-  """
-  columns = response_columns(weight, width)
+  slots = start[:, None] + jnp.arange(width)[None]
   return (
-    jnp.take_along_axis(hidden, columns[..., None], axis=1),
-    jnp.take_along_axis(targets, columns, axis=1),
-    jnp.take_along_axis(weight, columns, axis=1),
+    slots,
+    jnp.take_along_axis(batch.tokens[:, 1:], slots, axis=1),
+    jnp.take_along_axis(weight, slots, axis=1),
   )
 
 

@@ -36,6 +36,7 @@ def test_padding_to_a_bucket():
 def test_power_buckets():
   assert transforms.power_buckets(40) == (16, 20, 24, 28, 32, 40)
   assert transforms.power_buckets(20) == (16, 20)
+  assert transforms.power_buckets(50, 16, 2) == (16, 24, 32, 48, 50)
   assert transforms.power_buckets(8) == (8,)
 
 

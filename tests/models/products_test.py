@@ -67,14 +67,23 @@ def _plain_attention(query, key, value, allowed, scale, softcap, order):
 
 @pytest.mark.parametrize('order', ['bksh', 'skbh'])
 @pytest.mark.parametrize('softcap', [None, 2.0])
-def test_attention_equals_autodiff_in_value_and_gradients(order, softcap):
-  batch, groups, heads, length, slots, size = 2, 3, 2, 5, 7, 4
+@pytest.mark.parametrize('slots', [7, 11])
+def test_attention_equals_autodiff_in_value_and_gradients(
+  order, softcap, slots, monkeypatch
+):
+  """With more keys than queries, and causal ones in blocks of 2, 3, 3 and 3."""
+  monkeypatch.setattr(products, '_BLOCK', 2)
+  batch, groups, heads, length, size = 2, 3, 2, 5 if slots == 7 else 11, 4
   query = _normal(0, batch, groups, heads, length, size)
   shape = [dict(b=batch, k=groups, s=slots, h=size)[axis] for axis in order]
   key, value = _normal(1, *shape), _normal(2, *shape)
   allowed = np.array(_normal(3, batch, length, slots) > -0.5)
-  allowed[0, 1] = False  # a query with nothing to look at
-  weight = _normal(4, *query.shape)
+  weight = np.array(_normal(4, *query.shape))
+  if slots == length:
+    allowed &= np.tri(length, dtype=bool)
+    allowed |= np.eye(length, dtype=bool)
+  else:
+    allowed[0, 1] = False  # a query with nothing to look at
 
   def value_and_grad(attention):
     def loss(*arrays):

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from rlaif_jax import models
+from rlaif_jax.inference import score
+from rlaif_jax.models import layers
 
 LLAMA = dict(
   model_type='llama',
@@ -241,6 +243,23 @@ def test_hidden_alone_and_unembedding(llama, tokens):
   ):
     found = model.unembed(params, hidden)
     np.testing.assert_allclose(found, logits, atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['gemma2', 'gpt_neo', 'qwen3_window'])
+def test_a_prefix_is_as_if_it_stood_in_every_row(
+  load_checkpoint, name, monkeypatch
+):
+  # Windows are of 4 tokens, so that most of the prefix is beyond them.
+  monkeypatch.setattr(layers, '_TILE', 2)
+  model, params = load_checkpoint(name).language_model
+  rows = np.random.default_rng(1).integers(0, 63, (3, 17)).astype(np.int32)
+  rows[:, :9] = rows[0, :9]
+  tokens = np.concatenate([np.full((1, 3), 63, np.int32), rows[:1, :9]], 1)
+  before = score.prefill(model, params, tokens, np.arange(12)[None] >= 3)
+  run = jax.jit(model.apply)
+  found = run(params, rows[:, 9:], prefix=before).hidden
+  expected = run(params, rows).hidden[:, 9:]
+  np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

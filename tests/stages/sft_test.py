@@ -6,7 +6,6 @@ import json
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -99,20 +98,20 @@ def test_loss_without_targets_is_zero(model):
 
 
 def test_response_window_holds_exactly_the_targets():
-  length, width = 7, 3
-  targets = np.arange(4 * length).reshape(4, length)
-  weight = np.zeros((4, length), bool)
-  weight[0, 2:5] = True
-  weight[1, 5:7] = True  # fewer than the width, at the end
-  weight[2, 0:1] = True  # at the start; row 3 has none
-  hidden = jnp.asarray(targets, jnp.float32)[..., None]
-  h, t, w = sft.response_window(hidden, targets, weight, width)
-  assert h.shape == (4, width, 1)
-  np.testing.assert_array_equal(h[..., 0], t)
+  length, width = 8, 3
+  tokens = np.arange(4 * length).reshape(4, length)
+  learned = np.zeros((4, length), bool)
+  learned[0, 3:6] = True
+  learned[1, 6:8] = True  # fewer than the width, at the end
+  learned[2, 1:2] = True  # at the start; row 3 has none
+  batch = TokenBatch(tokens, np.ones(tokens.shape, bool), learned)
+  slots, targets, weight = map(np.array, sft.response_window(batch, width))
+  assert slots.shape == (4, width)
   for row in range(4):
-    assert set(targets[row][weight[row]]) == set(np.array(t[row])[w[row]])
-  wide = sft.response_window(hidden, targets, weight, 100)
-  np.testing.assert_array_equal(wide[1], targets)
+    np.testing.assert_array_equal(tokens[row][slots[row] + 1], targets[row])
+    assert set(tokens[row][learned[row]]) == set(targets[row][weight[row]])
+  _, wide, _ = sft.response_window(batch, 100)
+  np.testing.assert_array_equal(wide, tokens[:, 1:])
 
 
 def order_config(group, size):
