@@ -61,9 +61,14 @@ def _contract_backward(axes, out_dtype, saved, grad):
   ).astype(x.dtype)
   if not jnp.issubdtype(kernel.dtype, jnp.inexact):
     return to_x, None
-  to_kernel = jax.lax.dot_general(
-    x.astype(grad.dtype), grad, ((rows, rows), ((), ()))
-  )
+  wide = x.astype(grad.dtype)
+  if x.size <= grad.size:
+    to_kernel = jax.lax.dot_general(wide, grad, ((rows, rows), ((), ())))
+  else:
+    # The first operand is what XLA transposes, with what makes it: for CPU the
+    # smaller one, and not the activations of a feed-forward part.
+    to_kernel = jax.lax.dot_general(grad, wide, ((rows, rows), ((), ())))
+    to_kernel = jnp.moveaxis(to_kernel, range(-axes, 0), range(axes))
   return to_x, to_kernel.astype(x.dtype).astype(kernel.dtype)
 
 
