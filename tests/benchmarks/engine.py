@@ -15,6 +15,7 @@ tokens, float32 (and torch in bfloat16 beside):
 
   generate  sampling at 0.9       model.generate           Tunix's Sampler
   rl        REINFORCE and value   trl.RLOOTrainer          its PPO step
+  rloo      RLOO                  trl.RLOOTrainer
   reward    soft Bradley-Terry    trl.RewardTrainer
   dpo       DPO                   trl.DPOTrainer
 

@@ -17,10 +17,10 @@ import time
 import numpy as np
 
 BATCH, PROMPT, NEW = 8, 128, 64
-BETA, TEMPERATURE, RATE = 0.05, 0.9, 1e-5
+BETA, TEMPERATURE, RATE, CLIP = 0.05, 0.9, 1e-5, 1.0
 PAD = 1
 ROPE_THETA = 1e6  # Tunix's Qwen3 knows no other
-PROGRAMS = ('generate', 'rl', 'reward', 'dpo')
+PROGRAMS = ('generate', 'rl', 'rloo', 'reward', 'dpo')
 
 
 @dataclasses.dataclass(frozen=True)

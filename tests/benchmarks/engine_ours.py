@@ -1,12 +1,14 @@
 """Our side of the engine benchmark: the programs that the stages run."""
 
+import dataclasses
 import functools
 
 import engine_common as common
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
-from rlaif_jax import rewards, sharding
+from rlaif_jax import algorithms, rewards, sharding
 from rlaif_jax.core.types import PairBatch, PromptBatch, TokenBatch
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.inference import decode
@@ -42,10 +44,13 @@ def generate(folder, shape, dtype, mesh):
   return step, first
 
 
-def rl_step(folder, shape, dtype, mesh):
-  """REINFORCE with a value model, a reference and a reward model."""
+def rl_step(folder, shape, dtype, mesh, algorithm='reinforce', **options):
+  """An algorithm with a reference, a reward model and, if it asks, a value."""
   loaded = _load(folder / 'policy', dtype, mesh)
   config = rl.default_config()
+  config.algorithm = algorithm
+  found = algorithms.load(algorithm).Config(beta=common.BETA, **options)
+  config.algorithm_config = ConfigDict(dataclasses.asdict(found))
   config.batch_size = shape.batch
   config.max_prompt, config.max_response = shape.prompt, shape.new
   config.sampling.temperature = common.TEMPERATURE
@@ -65,12 +70,15 @@ def rl_step(folder, shape, dtype, mesh):
   update = _rl_update.make_update(config, loaded.model, value_model, txs)
   rollout_fn = _rollout_fn(loaded.model, shape, common.TEMPERATURE)
   held = [state, 0]
+  prompts = _prompts(shape)
+  group = options.get('group_size', 1)
+  prompts = jax.tree.map(lambda x: x[::group].repeat(group, 0), prompts)
 
   def step():
-    prompts = sharding.shard_batch(_prompts(shape), mesh)
+    prompts_now = sharding.shard_batch(prompts, mesh)
     policy = frozen.policy_params(held[0].policy.params)
     held[1] += 1
-    rollout = rollout_fn(policy, prompts, jax.random.fold_in(key, held[1]))
+    rollout = rollout_fn(policy, prompts_now, jax.random.fold_in(key, held[1]))
     scores = reward.score(rollout, [])
     held[0], metrics = update(held[0], frozen, rollout, scores)
     return dict(loss=float(metrics['loss/policy_avg']))
@@ -147,6 +155,7 @@ def _load(folder, dtype, mesh) -> stages.Loaded:
 def _adamw(block) -> None:
   block.name, block.learning_rate = 'adamw', common.RATE
   block.b1, block.b2 = 0.9, 0.999
+  block.clip_norm = common.CLIP
   block.warmup_steps = 0
 
 
@@ -177,6 +186,7 @@ def main():
   program = {
     'generate': generate,
     'rl': rl_step,
+    'rloo': functools.partial(rl_step, algorithm='rloo', group_size=2),
     'reward': reward_step,
     'dpo': dpo_step,
   }[args.program]

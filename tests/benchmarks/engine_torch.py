@@ -147,6 +147,7 @@ def _options(folder, shape) -> dict:
     output_dir=str(folder / 'trl'),
     per_device_train_batch_size=shape.batch,
     learning_rate=common.RATE,
+    max_grad_norm=common.CLIP,
     lr_scheduler_type='constant',
     max_steps=10**6,
     gradient_checkpointing=False,
@@ -214,9 +215,9 @@ def main():
   elif args.program == 'generate':
     common.take_turns(lambda: generate(args.folder, shape, args.dtype))
   else:
-    program = {'rl': rl, 'reward': reward, 'dpo': dpo}[args.program]
+    program = dict(rl=rl, rloo=rl, reward=reward, dpo=dpo)[args.program]
     trainer = program(args.folder, shape, args.dtype)
-    train(trainer, args.program != 'rl')
+    train(trainer, args.program not in ('rl', 'rloo'))
 
 
 if __name__ == '__main__':
