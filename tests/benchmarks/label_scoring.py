@@ -1,7 +1,7 @@
 """Pairs per second of label scoring, beside Hugging Face torch on one CPU.
 
   pip install torch transformers
-  python tests/benchmarks/label_scoring.py [--pairs=32] [--repeats=5]
+  python tests/benchmarks/label_scoring.py [--threads=1] [--pairs=32]
 
 A 6-layer, 256-wide, 8k-vocabulary GPT-Neo of random weights reads labeling
 prompts of about 700 tokens, of which all share 500 (instructions, exemplars);
@@ -55,9 +55,12 @@ def main():
     default='wall',
     help="cpu: the process's own seconds, for a machine that others use too",
   )
+  cores = sorted(os.sched_getaffinity(0))
+  parser.add_argument('--threads', type=int, default=len(cores))
   args = parser.parse_args()
-  threads = len(os.sched_getaffinity(0))
-  torch.set_num_threads(threads)
+  # XLA takes as many threads as there are cores that it may run on.
+  os.sched_setaffinity(0, cores[-args.threads :])
+  torch.set_num_threads(args.threads)
   with tempfile.TemporaryDirectory() as folder:
     save_model(folder)
     save_tokenizer(folder)
@@ -68,7 +71,7 @@ def main():
   lengths = [len(ids) for ids in tokenizer.encode_batch(texts)]
   print(
     f'{args.pairs} pairs, prompts of {min(lengths)} to {max(lengths)} tokens '
-    f'(mean {np.mean(lengths):.0f}), {threads} threads'
+    f'(mean {np.mean(lengths):.0f}), {args.threads} threads'
   )
   programs = {
     'ours': ours,
