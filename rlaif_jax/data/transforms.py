@@ -55,6 +55,12 @@ def power_buckets(
   return (*itertools.takewhile(lambda b: b < limit, sizes), limit)
 
 
+def fine_buckets(limit: int) -> tuple[int, ...]:
+  """Multiples of 32, from 256 on in eighths of a power of two, and `limit`."""
+  short = tuple(n for n in range(32, 256, 32) if n < limit)
+  return short + power_buckets(limit, 256, 8)
+
+
 def left_pad(
   rows: Sequence[Sequence[int]],
   length: Length,

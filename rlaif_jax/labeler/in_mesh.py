@@ -35,8 +35,7 @@ class InMeshLabeler:
     max_tokens: of a prompt; the paper's labeler reads 4096.
     batch_size: texts in one forward pass, the last batch filled up.
     buckets: lengths that what texts share, and what follows it, are padded to,
-      each compiled once; default multiples of 32, from 256 on in eighths of a
-      power of two.
+      each compiled once; default `transforms.fine_buckets`.
     identity: who this is, in records and caches; see `models.locate`.
     counters: work done so far.
   """
@@ -278,10 +277,7 @@ class InMeshLabeler:
     return -(-self.batch_size // (size * parts)) * parts
 
   def _lengths(self) -> tuple[int, ...]:
-    if self.buckets:
-      return self.buckets
-    short = tuple(n for n in range(32, 256, 32) if n < self.limit)
-    return short + transforms.power_buckets(self.limit, 256, 8)
+    return self.buckets or transforms.fine_buckets(self.limit)
 
 
 def load(

@@ -1,5 +1,6 @@
 """The parts of one decoder layer."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -115,37 +116,14 @@ class Attention(nn.Module):
         for b, new in zip(buffers, (key, value), strict=True)
       )
       key, value = (cache_lib.read(b, layer, query.dtype) for b in buffers)
-    if prefix is not None:
-      read = (cache_lib.read(b, layer, query.dtype) for b in prefix[:2])
-      prefix = (*read, prefix[2])
-    scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
-    scale = scale / (layer + 1) if c.attention_scale_by_layer else scale
-    key, value = key.astype(query.dtype), value.astype(query.dtype)
-    options = dict(scale=scale, softcap=c.attention_softcap)
-
-    def run(prefix):
-      if isinstance(allowed, kernels.Causal):
-        return kernels.attend(
-          query, key, value, allowed, rules=self.rules, **options
-        )
-      return attend(
-        query,
-        key,
-        value,
-        allowed,
-        order=order,
-        prefix=prefix,
-        prefix_order=cache_lib.layout(c),
-        **options,
-      )
-
-    reach = None if prefix is None else _reach(c, prefix[2].shape[-1])
-    if reach is None:
-      heads = run(prefix)
-    else:
-      heads = jax.lax.cond(
-        window == 0, run, lambda p: run(_last_slots(c, p, reach)), prefix
-      )
+    heads = self._attend(
+      query,
+      (key.astype(query.dtype), value.astype(query.dtype)),
+      allowed,
+      (layer, window),
+      prefix,
+      order,
+    )
     out = Linear(
       c,
       (c.num_heads, c.head_dim),
@@ -156,6 +134,34 @@ class Attention(nn.Module):
       name='out',
     )(heads)
     return out, buffers
+
+  def _attend(self, query, own, allowed, layer, prefix, order: str) -> Array:
+    """What the queries [B, I, H, h] find in `own` keys and values and `prefix`.
+
+    Layers with a window read the end of a prefix, as far as that may reach.
+    """
+    c = self.config
+    number, window = layer
+    scale = c.head_dim**-0.5 if c.attention_scale is None else c.attention_scale
+    scale = scale / (number + 1) if c.attention_scale_by_layer else scale
+    options = dict(scale=scale, softcap=c.attention_softcap)
+    if isinstance(allowed, kernels.Causal):
+      return kernels.attend(query, *own, allowed, rules=self.rules, **options)
+    options |= dict(order=order, prefix_order=cache_lib.layout(c))
+    run = functools.partial(attend, query, *own, allowed, **options)
+    if prefix is None:
+      return run()
+    read = (cache_lib.read(b, number, query.dtype) for b in prefix[:2])
+    prefix = (*read, prefix[2])
+    reach = _reach(c, prefix[2].shape[-1])
+    if reach is None:
+      return run(prefix=prefix)
+    return jax.lax.cond(
+      window == 0,
+      lambda p: run(prefix=p),
+      lambda p: run(prefix=_last_slots(c, p, reach)),
+      prefix,
+    )
 
   def _project(self, name: str, x: Array) -> Array:
     """Queries [B, T, H, h], or keys or values [B, T, K, h]."""

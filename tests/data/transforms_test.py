@@ -37,6 +37,8 @@ def test_power_buckets():
   assert transforms.power_buckets(40) == (16, 20, 24, 28, 32, 40)
   assert transforms.power_buckets(20) == (16, 20)
   assert transforms.power_buckets(50, 16, 2) == (16, 24, 32, 48, 50)
+  assert transforms.fine_buckets(70) == (32, 64, 70)
+  assert transforms.fine_buckets(330)[-5:] == (224, 256, 288, 320, 330)
   assert transforms.power_buckets(8) == (8,)
 
 
