@@ -37,6 +37,9 @@ class Shape:
   new: int = NEW
   kv_heads: int | None = None  # None: as heads
   mlp: int | None = None  # None: 4 * width
+  # How close losses must be. Adam's first steps have the size of the gradient's
+  # sign, which tears rounding apart in wide models of random weights.
+  agree: float = 1e-4
 
   def config(self) -> dict:
     """As config.json has it; random weights of a size that matters."""
@@ -76,7 +79,7 @@ class Shape:
 
 SHAPES = {
   'small': Shape(vocab=8192, width=256, layers=6, heads=8),
-  'neo-125m': Shape(vocab=50257, width=768, layers=12, heads=12),
+  'neo-125m': Shape(vocab=50257, width=768, layers=12, heads=12, agree=1e-2),
   'small-qwen3': Shape(8192, 256, 6, 8, 'qwen3'),
   '125m-qwen3': Shape(50257, 768, 12, 12, 'qwen3'),
   '1b': Shape(

@@ -138,7 +138,8 @@ def assert_moved_alike(found, expected, start):
 @pytest.mark.multidevice
 @pytest.mark.parametrize('base_dtype', ['float32', 'int8'])
 def test_policy_and_value_move_alike_on_a_mesh(small, base_dtype):
-  config = step_config(2, base_dtype, 'sgd', 1.0)
+  # With larger steps values explode in the second, and rounding with them.
+  config = step_config(2, base_dtype, 'sgd', 0.01)
   results = []
   for mesh in (one_device(), sharding.make_mesh(EIGHT)):
     update, (state, frozen, rollout, scores) = made(config, small, mesh)
