@@ -102,7 +102,7 @@ class Attention(nn.Module):
     """
     c = self.config
     layer, window = layer
-    query = self._project('query', x if reads is None else sight.take(x, reads))
+    query = self._project('query', sight.take(x, reads))
     key, value = self._project('key', x), self._project('value', x)
     query, key = self._norm(query, 'heads'), self._norm(key, 'kv_heads')
     query, key = rotate(query, reads), rotate(key)

@@ -1,5 +1,7 @@
 """Which keys a query may look at, as masks, and picking slots of a row."""
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -74,14 +76,22 @@ def of_prefix(
   return Sight(mask[:, None], distance if windowed else None)
 
 
-def of_some(seen: Bool[Array, '#B #T S'], slots: Int[Array, 'B I']) -> Array:
-  """What the queries at some slots [B, I] may look at."""
-  if seen.shape[1] == 1:
+def of_some(seen: Any, slots: Int[Array, 'B I'] | None) -> Any:
+  """What the queries at some slots may look at: [#B, #T, S] -> [B, I, S].
+
+  None are all slots, of which a kernel's rule may stand in for the mask.
+  """
+  if slots is None or seen.shape[1] == 1:
     return seen
   return take(jnp.broadcast_to(seen, (len(slots), *seen.shape[1:])), slots)
 
 
-def take(x: Array, slots: Int[Array, 'B I']) -> Array:
-  """Some slots of each row of x [B, T, ...], in their order: [B, I, ...]."""
+def take(x: Array, slots: Int[Array, 'B I'] | None) -> Array:
+  """Some slots of each row of x [B, T, ...], in their order: [B, I, ...].
+
+  None are all slots.
+  """
+  if slots is None:
+    return x
   slots = slots.reshape(slots.shape + (1,) * (x.ndim - 2))
   return jnp.take_along_axis(x, slots, axis=1)

@@ -77,12 +77,10 @@ class Block(nn.Module):
     """(x after this layer, of `reads` alone if given; cache buffers)."""
     _, window = layer
     c = self.config
-    seen, prefix = context.own.within(window), context.prefix
-    if reads is not None:
-      seen = sight.of_some(seen, reads)
+    seen = sight.of_some(context.own.within(window), reads)
+    prefix = context.prefix
     if prefix is not None:
-      near = context.prefix_sight.within(window)
-      near = near if reads is None else sight.of_some(near, reads)
+      near = sight.of_some(context.prefix_sight.within(window), reads)
       prefix = (prefix.keys, prefix.values, near)
 
     def rotate(heads, at=None):
@@ -91,16 +89,14 @@ class Block(nn.Module):
         table = jax.tree.map(
           lambda a, b: jnp.where(window == 0, a, b), table, local
         )
-      if at is not None:
-        table = jax.tree.map(lambda a: sight.take(a, at), table)
+      table = jax.tree.map(lambda a: sight.take(a, at), table)
       return heads if table is None else rope.rotate(heads, table)
 
     normed = self._norm_input('attention', x)
     y, buffers = layers.Attention(c, self.rules, name='attention')(
       normed, seen, rotate, buffers, layer, context.index, prefix, reads
     )
-    if reads is not None:
-      x, normed = (sight.take(a, reads) for a in (x, normed))
+    x, normed = (sight.take(a, reads) for a in (x, normed))
     mlp = layers.Mlp(c, self.rules, name='mlp')
     if c.parallel:
       if not c.shared_norm:
@@ -272,8 +268,7 @@ class Decoder(nn.Module):
       hidden = self.project_out(hidden)
     if order is not None:
       hidden = sight.take(hidden, jnp.argsort(order, axis=1))
-    if reads is not None and not early:
-      hidden = sight.take(hidden, reads)
+    hidden = sight.take(hidden, None if early else reads)
     if cache is not None:
       cache = types.Cache(*buffers, valid, index + tokens.shape[1])
     return types.ModelOutput(

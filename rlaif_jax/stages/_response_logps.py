@@ -5,6 +5,7 @@ from jaxtyping import Array, Float
 
 from rlaif_jax.core import logprobs, masking, trees
 from rlaif_jax.core.types import Params, TokenBatch
+from rlaif_jax.models import sight
 from rlaif_jax.stages import sft
 
 
@@ -26,7 +27,7 @@ def pair_logps(
     strict=True,
   )
   places = [
-    jnp.take_along_axis(place, slot, axis=1)
+    sight.take(place, slot)
     for place, slot in zip((tree.slots_1, tree.slots_2), slots, strict=True)
   ]
   # Side by side, so that rows stay on the devices where they are.
@@ -48,11 +49,9 @@ def response_logps(
   return masking.masked_sum(stats, real, axis=-1)
 
 
-def _stats(model, params: Params, targets, reads, tokens, **sight):
+def _stats(model, params: Params, targets, reads, tokens, **seen):
   """Log-probs [B, N] of `targets`, each predicted from a slot of `tokens`."""
-  hidden = model.apply(
-    params, tokens, logits=False, reads=reads, **sight
-  ).hidden
+  hidden = model.apply(params, tokens, logits=False, reads=reads, **seen).hidden
   return logprobs.token_stats(
     hidden, targets, lambda h: model.unembed(params, h)
   ).logprobs

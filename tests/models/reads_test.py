@@ -24,8 +24,8 @@ def hidden_of(model, params, tokens, *, early, reads=READS, **options):
   return hidden, out.cache
 
 
-def both(model, params, tokens, **options):
-  """Values, caches, and gradients of something that all results are in."""
+def assert_alike(model, params, tokens, **options):
+  """In values, caches, and gradients of something that all results are in."""
 
   def loss(params, early):
     hidden, cache = hidden_of(model, params, tokens, early=early, **options)
@@ -33,7 +33,7 @@ def both(model, params, tokens, **options):
     return (hidden.reshape(-1) * weight).mean(), (hidden, cache)
 
   run = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
-  return run(params, True), run(params, False)
+  chex.assert_trees_all_close(run(params, True), run(params, False), **close)
 
 
 @pytest.mark.parametrize('name', FAMILIES)
@@ -42,8 +42,7 @@ def test_gradients(load_checkpoint, name):
   model, params = lm.language_model
   model = models.with_options(model, remat=name == 'phi')
   tokens, mask = lm.padded('right')
-  found, expected = both(model, params, tokens, mask=mask)
-  chex.assert_trees_all_close(found, expected, **close)
+  assert_alike(model, params, tokens, mask=mask)
 
 
 @pytest.mark.parametrize('name', ['gpt_neo', 'qwen3'])
@@ -69,8 +68,7 @@ def test_trees_after_a_prefix(load_checkpoint, name):
   ends[:, 4:9] = 9
   ends[:, 20:] = 0
   before = score.prefill(model, params, tokens[:1], np.arange(24)[None] > 3)
-  found, expected = both(model, params, tokens, ends=ends, prefix=before)
-  chex.assert_trees_all_close(found, expected, **close)
+  assert_alike(model, params, tokens, ends=ends, prefix=before)
 
 
 def test_more_reads_than_slots(load_checkpoint):
@@ -78,8 +76,7 @@ def test_more_reads_than_slots(load_checkpoint):
   model, params = lm.language_model
   tokens, mask = lm.padded('right')
   reads = np.arange(60).reshape(3, 20).repeat(2, axis=1) % 24
-  found, expected = both(model, params, tokens, mask=mask, reads=reads)
-  chex.assert_trees_all_close(found, expected, **close)
+  assert_alike(model, params, tokens, mask=mask, reads=reads)
 
 
 def test_with_a_kernel(load_checkpoint):
