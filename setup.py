@@ -74,6 +74,7 @@ setuptools.setup(
       'ipykernel>=6.29',
       'nbclient>=0.10',
       'pytest>=8.3',
+      'pytest-xdist>=3.6',
       'ruff>=0.12',
       'scipy>=1.14',
       'tensorboardX>=2.6.2',

@@ -13,6 +13,8 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 os.environ.setdefault('TOKENIZERS_PARALLELISM', 'false')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('HF_DATASETS_OFFLINE', '1')
+# Most of the suite's time is compilation, and tests run their programs once.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import jax
 import pytest
@@ -20,8 +22,10 @@ import pytest
 jax.config.update('jax_num_cpu_devices', 8)
 # A silent [B] + [B, 1] broadcast is the classic bug of this kind of code.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
-# Compiled programs survive between runs, which is most of the suite's time.
-jax.config.update('jax_compilation_cache_dir', str(_REPO / '.cache' / 'jax'))
+# Compiled programs survive between runs; JAX does not lock the folder, so each
+# of several processes has its own.
+_CACHE = _REPO / '.cache' / os.environ.get('PYTEST_XDIST_WORKER', 'main')
+jax.config.update('jax_compilation_cache_dir', str(_CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 
 

@@ -2,7 +2,8 @@
 # Lint and every test, from nothing:
 #   bash tests/run.sh [--slow]
 # Makes .venv-test (again only when setup.py changes), then runs ruff, the unit
-# tests, those marked multidevice and the smoke tests, each in its own process.
+# tests, those marked multidevice and the smoke tests, one after another, each
+# in as many processes as there are cores (four at most).
 # --slow adds the tests marked slow. Exits non-zero if any step failed.
 set -euo pipefail
 
@@ -11,7 +12,7 @@ case "${1:-}" in
   '') ;;
   --slow) slow= ;;
   *)
-    sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+    sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
     [[ "$1" == -h || "$1" == --help ]] && exit 0
     exit 2
     ;;
@@ -21,6 +22,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source launch/environment.sh
 make_environment .venv-test '[test]'
 bin=$PWD/.venv-test/bin
+cores=$(nproc 2> /dev/null || echo 2)
 failed=0
 summary=()
 
@@ -41,7 +43,8 @@ step() {
 run_pytest() {
   local marks=$1
   shift
-  "$bin/python" -m pytest -q -m "$marks$slow" "$@"
+  "$bin/python" -m pytest -q -n "$((cores < 4 ? cores : 4))" --dist loadfile \
+    -m "$marks$slow" "$@"
 }
 
 step 'ruff check' "$bin/ruff" check .

@@ -337,8 +337,9 @@ def test_stage_on_a_mesh_is_that_on_one_device(
   one, eight = (read_metrics(tmp_path / name) for name in ('one', 'eight'))
   for first, second in zip(one, eight, strict=True):
     for key in first.keys() - {k for k in first if k.startswith(CLOCK)}:
-      # Gradients of this random model are steep after Adam's first update.
-      rel = 1e-2 if 'grad_norm' in key else 1e-3
+      # Adam's first update is as large where the gradient is rounding alone.
+      steep = 'grad_norm' in key or key == 'objective/kl'
+      rel = 1e-2 if steep else 1e-3
       assert second[key] == pytest.approx(first[key], rel=rel, abs=1e-4), key
 
 

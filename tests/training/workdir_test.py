@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import pathlib
+import sys
 
 import jax
 import numpy as np
@@ -120,13 +121,14 @@ def test_broken_summary_is_a_clear_error(tmp_path, text):
     workdir.finished(tmp_path)
 
 
-def test_environment_is_recorded_once(tmp_path):
+def test_environment_is_recorded_once(tmp_path, monkeypatch):
+  monkeypatch.setattr(sys, 'orig_argv', ['python', 'a b.py'])
   workdir.record_environment(tmp_path)
   file = tmp_path / workdir.ENVIRONMENT
   found = json.loads(file.read_text())
   assert found['jax'] == jax.__version__
   assert found['devices'] == jax.device_count()
-  assert 'pytest' in found['command']
+  assert found['command'] == "python 'a b.py'"
   file.write_text('{}')
   workdir.record_environment(tmp_path)
   assert file.read_text() == '{}'
