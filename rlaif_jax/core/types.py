@@ -27,7 +27,8 @@ class Cache:
   """Keys and values of the tokens seen so far.
 
   `keys` and `values` lead with L; the other axes (B, S, K, head size) are in
-  the order that the platform likes, and only the model looks inside.
+  the order that the platform likes, and only the model looks inside. Between
+  decoding steps they may be tuples, of a buffer without L for each layer.
   """
 
   keys: jax.Array  # [L, ...] float

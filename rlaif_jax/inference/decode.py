@@ -21,9 +21,6 @@ from rlaif_jax.inference.sampler import Sampler
 from rlaif_jax.inference.sampling import SamplingConfig
 from rlaif_jax.models import LanguageModel
 
-# Parameters that a model casts to the type of its activations.
-_WEIGHTS = frozenset({'kernel', 'tokens', 'positions', 'lora_a', 'lora_b'})
-
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -163,8 +160,9 @@ def prefill(
     mask=prompts.mask,
     cache=model.init_cache(batch, length + max_new_tokens),
     reads=jnp.full((batch, 1), length - 1),
+    fresh=True,
   )
-  return output.logits[:, 0], output.cache
+  return output.logits[:, 0], model.step_cache(output.cache)
 
 
 def decode(
@@ -245,7 +243,7 @@ def advance(
   fewest: int = 0,
 ) -> State:
   """Decodes on, as long as more than `fewest` rows are not done."""
-  params = _as_used(model, params)
+  model, params = model.for_steps(params, state.token.shape[0])
 
   def body(state: State) -> State:
     output = model.apply(
@@ -317,16 +315,6 @@ def _emit(
     mask=_put(state.mask, real, state.step),
     logprobs=_put(state.logprobs, logprob, state.step),
   )
-
-
-def _as_used(model: LanguageModel, params: types.Params) -> types.Params:
-  """Weights in the type they are multiplied in: cast once, not every step."""
-
-  def cast(path, x):
-    used = path[-1].key in _WEIGHTS and jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(model.config.dtype) if used else x
-
-  return jax.tree_util.tree_map_with_path(cast, params)
 
 
 def _is_one_of(

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+_BLOCK = 128  # tokens that are drawn from together
+
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
@@ -55,25 +57,45 @@ def sample(
     top-k and top-p keep. Greedy tokens get theirs at temperature 1.
   """
   logits = logits.astype(jnp.float32)
-  if config.greedy:
-    tokens = _argmax(logits)
-  else:
+  if not config.greedy:
     logits = keep_likeliest(
       logits / config.temperature, config.top_k, config.top_p
     )
-    tokens = _argmax(logits + _gumbel(keys, logits))
+  logits -= jnp.max(logits, axis=-1, keepdims=True)
+  weights = jnp.exp(logits)
+  tokens = _argmax(logits) if config.greedy else _draw(keys, weights)
   chosen = jnp.take_along_axis(logits, tokens[:, None], axis=-1)[:, 0]
-  logprobs = chosen - jax.nn.logsumexp(logits, axis=-1)
-  return tokens, logprobs
+  return tokens, chosen - jnp.log(jnp.sum(weights, axis=-1))
 
 
-def _gumbel(
-  keys: Key[Array, ' B'], logits: Float[Array, 'B V']
-) -> Float[Array, 'B V']:
-  """Noise with which the largest logit is a draw of the softmax."""
-  return jax.vmap(
-    lambda key: jax.random.gumbel(key, logits.shape[-1:], logits.dtype)
-  )(keys)
+def _draw(
+  keys: Key[Array, ' B'], weights: Float[Array, 'B V']
+) -> Int[Array, ' B']:
+  """One index per row, as likely as its weight says.
+
+  First a block of indices, then one in it: that takes two random numbers a row,
+  where noise for each index would cost more than the rest of sampling.
+  """
+  rows, size = weights.shape
+  count = -(-size // _BLOCK)
+  blocks = jnp.pad(weights, ((0, 0), (0, count * _BLOCK - size)))
+  blocks = blocks.reshape(rows, count, _BLOCK)
+  numbers = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)
+  block = _reached(jnp.sum(blocks, axis=-1), numbers[:, 0])
+  # A sum, not a gather: with the vocabulary split, each device has its share.
+  here = block[:, None] == jnp.arange(count)[None]
+  inside = jnp.sum(jnp.where(here[:, :, None], blocks, 0.0), axis=1)
+  return block * _BLOCK + _reached(inside, numbers[:, 1])
+
+
+def _reached(
+  weights: Float[Array, 'B N'], share: Float[Array, ' B']
+) -> Int[Array, ' B']:
+  """Where the sum of weights passes a share in [0, 1) of all; never at a 0."""
+  sums = jnp.cumsum(weights, axis=-1)
+  whole = sums[:, -1]
+  mark = jnp.minimum(share * whole, jnp.nextafter(whole, 0.0))
+  return jnp.sum(sums <= mark[:, None], axis=-1, dtype=jnp.int32)
 
 
 def _argmax(x: Float[Array, 'B V']) -> Int[Array, ' B']:

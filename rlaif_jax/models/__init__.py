@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rlaif_jax import sharding
 from rlaif_jax.core import types
 from rlaif_jax.models import cache as cache_lib
-from rlaif_jax.models import families
+from rlaif_jax.models import families, steps
 from rlaif_jax.models.config import Lora, ModelConfig, Origin, Rope
 from rlaif_jax.models.transformer import Decoder
 
@@ -77,6 +77,7 @@ class LanguageModel:
     ends: Int[Array, 'B T'] | None = None,
     prefix: types.Cache | None = None,
     reads: Int[Array, 'B I'] | None = None,
+    fresh: bool = False,
   ) -> types.ModelOutput:
     """One forward pass.
 
@@ -97,6 +98,8 @@ class LanguageModel:
         read where it lies, not copied per row.
       reads: the slots whose results are wanted, in that order; None: all. The
         last layer is then computed at these alone, its keys and values apart.
+      fresh: the cache holds nothing yet, so that the tokens need to look at one
+        another alone and not at the slots that are still to be filled.
 
     Returns:
       Logits [B, T or I, V] float32 or None, hidden states [B, T or I, D] after
@@ -127,6 +130,7 @@ class LanguageModel:
       ends,
       prefix,
       reads,
+      fresh,
     )
 
   def unembed(
@@ -144,6 +148,20 @@ class LanguageModel:
     the default device; `dtype` defaults to the activations'.
     """
     return cache_lib.init(self.config, batch, slots, dtype, self.rules)
+
+  def step_cache(self, cache: types.Cache) -> types.Cache:
+    """`cache` as the model of `for_steps` takes it."""
+    return steps.cache(self.config, cache)
+
+  def for_steps(
+    self, params: types.Params, rows: int
+  ) -> tuple['LanguageModel', types.Params]:
+    """This model and `params` in the form that reads fastest, see steps.py.
+
+    It takes one token of each of `rows` rows at a time, and a `step_cache`.
+    """
+    config, params = steps.params(self.config, params, rows)
+    return dataclasses.replace(self, config=config), params
 
   @property
   def _module(self) -> Decoder:

@@ -79,21 +79,24 @@ def init(
 
 
 def constrain(buffer: Array | Int8, order: str, rules=None) -> Array | Int8:
-  """Lays a stacked buffer [L, ...] out by the sharding rules."""
+  """Lays a buffer, stacked [L, ...] or of one layer, out by the rules."""
   axes = ('layers', *(_AXES[c] for c in order))
   return jax.tree.map(
-    lambda x: sharding.constrain(x, *axes, rules=rules), buffer
+    lambda x: sharding.constrain(x, *axes[-x.ndim :], rules=rules), buffer
   )
 
 
 def write(
-  buffer: Float[Array, 'L ...'] | Int8,
+  buffer: Float[Array, '...'] | Int8,
   new: Float[Array, 'B T K h'],
   layer: Int[Array, ''],
   index: Int[Array, ''],
   order: str,
-) -> Float[Array, 'L ...'] | Int8:
-  """`buffer` with the slots from `index` on of one layer replaced by `new`."""
+) -> Float[Array, '...'] | Int8:
+  """`buffer` with the slots from `index` on of one layer replaced by `new`.
+
+  A buffer of one layer alone, without L, is that of the layer that asks.
+  """
   if isinstance(buffer, Int8):
     wide = new.astype(jnp.float32)
     scale = jnp.max(jnp.abs(wide), axis=-1, keepdims=True) / 127
@@ -104,14 +107,14 @@ def write(
     )
   new = jnp.transpose(new, [PLAIN.index(c) for c in order])
   zero = jnp.zeros((), jnp.int32)
-  start = (layer, *(index if c == 's' else zero for c in order))
-  return jax.lax.dynamic_update_slice(
-    buffer, new[None].astype(buffer.dtype), start
-  )
+  start = tuple(index if c == 's' else zero for c in order)
+  if buffer.ndim > len(order):
+    new, start = new[None], (layer, *start)
+  return jax.lax.dynamic_update_slice(buffer, new.astype(buffer.dtype), start)
 
 
 def read(
-  buffer: Float[Array, 'L ...'] | Int8, layer: Int[Array, ''], dtype=None
+  buffer: Float[Array, '...'] | Int8, layer: Int[Array, ''], dtype=None
 ) -> Array:
   """One layer of the buffer, in the cache's own axis order.
 
@@ -121,7 +124,9 @@ def read(
     dtype = dtype or jnp.float32
     scale = read(buffer.scale, layer).astype(dtype)
     return read(buffer.values, layer, dtype) * scale
-  found = jax.lax.dynamic_index_in_dim(buffer, layer, 0, keepdims=False)
+  found = buffer
+  if buffer.ndim > len(PLAIN):
+    found = jax.lax.dynamic_index_in_dim(buffer, layer, 0, keepdims=False)
   return found if dtype is None else found.astype(dtype)
 
 
@@ -130,7 +135,7 @@ def take(
 ) -> types.Cache:
   """The cache of some of its rows."""
   order = layout(config)
-  axis = 1 + order.index('b')
+  axis = order.index('b') - len(order)
   keys, values = (
     constrain(
       jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), buffer), order, rules

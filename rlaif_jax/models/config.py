@@ -135,6 +135,7 @@ class ModelConfig:
   cache_dtype: str | None = None  # None: as activations; 'int8' is smaller
   lora: Lora | None = None  # adapters beside the projections
   int8: bool = False  # kernels of projections are as models/int8.py has them
+  tile: int | None = None  # written out and tiled, as models/steps.py has them
   origin: Origin = dataclasses.field(
     default=Origin(), compare=False, repr=False
   )

@@ -80,6 +80,7 @@ class Attention(nn.Module):
     index: Int[Array, ''],
     prefix: tuple[Array, Array, Array] | None = None,
     reads: Int[Array, 'B I'] | None = None,
+    fresh: bool = False,
   ) -> tuple[Array, tuple[Array, Array] | None]:
     """Attends and, with a cache, writes it.
 
@@ -96,6 +97,7 @@ class Attention(nn.Module):
         continue, and which of them each query may look at.
       reads: the slots of the only queries, to which the masks are cut already;
         None: all.
+      fresh: the cache is written only, `allowed` is [B, T, T].
 
     Returns:
       ([B, T, D] or [B, I, D], buffers).
@@ -108,14 +110,16 @@ class Attention(nn.Module):
     query, key = rotate(query, reads), rotate(key)
     order = cache_lib.PLAIN
     if buffers is not None:
-      order = cache_lib.layout(c)
+      lie = cache_lib.layout(c)
       buffers = tuple(
         cache_lib.constrain(
-          cache_lib.write(b, new, layer, index, order), order, self.rules
+          cache_lib.write(b, new, layer, index, lie), lie, self.rules
         )
         for b, new in zip(buffers, (key, value), strict=True)
       )
-      key, value = (cache_lib.read(b, layer, query.dtype) for b in buffers)
+      if not fresh:
+        order = lie
+        key, value = (cache_lib.read(b, layer, query.dtype) for b in buffers)
     heads = self._attend(
       query,
       (key.astype(query.dtype), value.astype(query.dtype)),

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlaif_jax.models import products
+from rlaif_jax.models import products, steps
 from rlaif_jax.models.config import PROJECTIONS, ModelConfig
 
 
@@ -38,27 +38,32 @@ class Linear(nn.Module):
   @nn.compact
   def __call__(self, x: Float[Array, '...']) -> Float[Array, '...']:
     """x [..., *inputs] -> [..., *outputs]."""
-    std = self.gain * math.prod(self.inputs) ** -0.5
-    int8 = self.config.int8 and self.name in PROJECTIONS
-    kernel = param(
-      self,
-      'kernel',
-      _any_int8 if int8 else nn.initializers.normal(std),
-      self.inputs + self.outputs,
-      self.axes,
-      'int8' if int8 else None,
-    )
-    y = products.contract(x, kernel, len(self.inputs), self.out_dtype)
-    if int8:
-      init = nn.initializers.constant(std * 3**0.5 / 127)
-      scale = self._vector('kernel_scale', init, 'float32')
-      y = (y * spread(scale, y.ndim)).astype(y.dtype)
+    y = self._product(x)
     lora = self.config.lora
     if lora is not None and self.name in lora.targets:
       y += self._low_rank(x).astype(y.dtype)
     if self.use_bias:
       bias = self._vector('bias', nn.initializers.zeros)
       y += spread(bias.astype(y.dtype), y.ndim)
+    return y
+
+  def _product(self, x: Array) -> Array:
+    """`x` times the kernel, in whichever form that is."""
+    c, count = self.config, len(self.inputs)
+    int8 = c.int8 and self.name in PROJECTIONS
+    std = self.gain * math.prod(self.inputs) ** -0.5
+    init = _any_int8 if int8 else nn.initializers.normal(std)
+    shape, axes = self.inputs + self.outputs, self.axes
+    if c.tile is not None and not int8:
+      shape, axes = steps.shape(shape, count, c.tile), (None,) * 3
+    kernel = param(self, 'kernel', init, shape, axes, 'int8' if int8 else None)
+    if c.tile is not None and not int8:
+      return steps.contract(x, kernel, count, self.outputs, self.out_dtype)
+    y = products.contract(x, kernel, count, self.out_dtype)
+    if int8:
+      init = nn.initializers.constant(std * 3**0.5 / 127)
+      scale = self._vector('kernel_scale', init, 'float32')
+      y = (y * spread(scale, y.ndim)).astype(y.dtype)
     return y
 
   def _vector(self, name: str, init, dtype: str | None = None) -> Array:

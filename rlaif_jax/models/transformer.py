@@ -2,7 +2,8 @@
 
 Layers are one scanned body with parameters stacked [L, ...] under 'layers', so
 compile time does not grow with depth. The cache rides in the scan's carry and
-each layer updates its part in place.
+each layer updates its part in place. For decoding steps they may be written out
+instead, each with parameters and a cache of its own; see steps.py.
 """
 
 from typing import Any
@@ -16,7 +17,15 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax import sharding
 from rlaif_jax.core import types
-from rlaif_jax.models import kernels, layers, linear, products, rope, sight
+from rlaif_jax.models import (
+  embedding,
+  kernels,
+  layers,
+  linear,
+  products,
+  rope,
+  sight,
+)
 from rlaif_jax.models.config import ModelConfig
 
 # Share of a forward pass that is worth a second way through the scanned body,
@@ -35,6 +44,7 @@ class Context:
   local_rope_table: tuple[Array, Array] | None  # of layers with a window
   index: Int[Array, '']  # cache slot of the first token
   reads: Int[Array, 'B I'] | None  # the only slots that anybody looks at
+  fresh: bool = flax.struct.field(pytree_node=False)  # nothing cached yet
 
 
 class Block(nn.Module):
@@ -94,7 +104,15 @@ class Block(nn.Module):
 
     normed = self._norm_input('attention', x)
     y, buffers = layers.Attention(c, self.rules, name='attention')(
-      normed, seen, rotate, buffers, layer, context.index, prefix, reads
+      normed,
+      seen,
+      rotate,
+      buffers,
+      layer,
+      context.index,
+      prefix,
+      reads,
+      context.fresh,
     )
     x, normed = (sight.take(a, reads) for a in (x, normed))
     mlp = layers.Mlp(c, self.rules, name='mlp')
@@ -124,52 +142,6 @@ class Block(nn.Module):
     return x
 
 
-class Embedding(nn.Module):
-  """Token table, and position table where there is no rotary embedding."""
-
-  config: ModelConfig
-
-  def setup(self):
-    """Declares the tables."""
-    c = self.config
-    init = nn.initializers.normal(0.02)
-    dtype = jnp.dtype(c.param_dtype)
-    self.tokens = self.param(
-      'tokens',
-      nn.with_logical_partitioning(init, ('vocab_table', 'embed_table')),
-      (c.vocab_size, c.hidden_width),
-      dtype,
-    )
-    if c.rope is None:
-      self.positions = self.param(
-        'positions',
-        nn.with_logical_partitioning(init, ('position', 'embed_table')),
-        (c.max_positions + c.position_offset, c.width),
-        dtype,
-      )
-    if c.embed_width is not None:
-      self.project = linear.Linear(
-        c, (c.embed_width,), (c.width,), ('embed_table', 'embed')
-      )
-
-  def __call__(
-    self, tokens: Int[Array, 'B T'], positions: Int[Array, 'B T']
-  ) -> Float[Array, 'B T D']:
-    """Looks rows up; an id outside its table gives NaN, never a wrong row."""
-    c = self.config
-    dtype = jnp.dtype(c.dtype)
-    x = jnp.take(self.tokens, tokens, axis=0, mode='fill').astype(dtype)
-    if c.embed_scale is not None:
-      x *= jnp.asarray(c.embed_scale, dtype)
-    if c.embed_width is not None:
-      x = self.project(x)
-    if c.rope is None:
-      rows = positions + c.position_offset
-      rows = jnp.take(self.positions, rows, axis=0, mode='fill')
-      x += rows.astype(dtype)
-    return x
-
-
 class Decoder(nn.Module):
   """Embedding, scanned layers, final norm and unembedding."""
 
@@ -179,16 +151,8 @@ class Decoder(nn.Module):
   def setup(self):
     """Declares the parts; the names are those of the parameter tree."""
     c = self.config
-    body = nn.remat(Block, prevent_cse=False, policy=_policy(c))
-    self.embed = Embedding(c)
-    self.layers = nn.scan(
-      body,
-      variable_axes={'params': 0},
-      split_rngs={'params': True},
-      in_axes=(0, nn.broadcast),
-      length=c.num_layers,
-      metadata_params={nn.PARTITION_NAME: 'layers'},
-    )(c, self.rules)
+    self.embed = embedding.Embedding(c)
+    self.layers = self._scanned() if c.tile is None else self._written_out()
     if c.final_norm:
       self.final_norm = layers.Norm(c)
     if c.embed_width is not None:
@@ -217,6 +181,7 @@ class Decoder(nn.Module):
     ends: Int[Array, 'B T'] | None = None,
     prefix: types.Cache | None = None,
     reads: Int[Array, 'B I'] | None = None,
+    fresh: bool = False,
   ) -> types.ModelOutput:
     """See `LanguageModel.apply`."""
     c = self.config
@@ -237,7 +202,8 @@ class Decoder(nn.Module):
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
     valid, index, rank = sight.slots(mask, cache)
     if own is None:
-      own, rank = sight.of_own(rank, valid, index, ends, any(c.windows))
+      at = (mask, jnp.zeros_like(index)) if fresh else (valid, index)
+      own, rank = sight.of_own(rank, *at, ends, any(c.windows))
     before = None
     if prefix is not None:
       rank += jnp.sum(prefix.mask, dtype=jnp.int32)
@@ -256,11 +222,10 @@ class Decoder(nn.Module):
       and rope.angles(c.local_rope, c.head_dim, positions),
       index=index,
       reads=reads if early else None,
+      fresh=fresh,
     )
-    numbers = jnp.arange(c.num_layers)
-    windows = jnp.asarray(np.array(c.windows or (0,) * c.num_layers, np.int32))
     buffers = None if cache is None else (cache.keys, cache.values)
-    (x, buffers), _ = self.layers((x, buffers), (numbers, windows), context)
+    x, buffers = self._through_layers(x, buffers, context)
     if early:
       x = x[:, : reads.shape[1]]
     hidden = self.final_norm(x) if c.final_norm else x
@@ -276,6 +241,37 @@ class Decoder(nn.Module):
       hidden=hidden,
       cache=cache,
     )
+
+  def _scanned(self) -> nn.Module:
+    """All layers as one body."""
+    c = self.config
+    return nn.scan(
+      nn.remat(Block, prevent_cse=False, policy=_policy(c)),
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=(0, nn.broadcast),
+      length=c.num_layers,
+      metadata_params={nn.PARTITION_NAME: 'layers'},
+    )(c, self.rules)
+
+  def _written_out(self) -> list[nn.Module]:
+    """Layers one by one, 'layers_0' and so on."""
+    return [
+      Block(self.config, self.rules) for _ in range(self.config.num_layers)
+    ]
+
+  def _through_layers(self, x: Array, buffers: Any, context: Context):
+    """(x after all layers, cache buffers)."""
+    c = self.config
+    windows = np.array(c.windows or (0,) * c.num_layers, np.int32)
+    if c.tile is None:
+      layers = (jnp.arange(c.num_layers), jnp.asarray(windows))
+      return self.layers((x, buffers), layers, context)[0]
+    own = list(zip(*buffers, strict=True))
+    for i, block in enumerate(self.layers):
+      layer = (jnp.int32(i), jnp.int32(windows[i]))
+      (x, own[i]), _ = block((x, own[i]), layer, context)
+    return x, tuple(zip(*own, strict=True))
 
   def unembed(self, hidden: Float[Array, '... D']) -> Float[Array, '... V']:
     """Float32 logits of final hidden states."""

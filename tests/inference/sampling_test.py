@@ -57,6 +57,44 @@ def test_greedy_takes_the_best_and_reports_plain_logprobs():
   np.testing.assert_allclose(np.exp(logprobs), 0.5, rtol=1e-6)
 
 
+def test_distribution_over_blocks():
+  """More words than are drawn from at once, some of them impossible."""
+  logits = 2 * np.random.default_rng(0).normal(size=300)
+  logits[[0, 127, 128, 200, 299]] = -np.inf
+  probs = np.exp(logits) / np.exp(logits).sum()
+  count = 60_000
+  tokens, logprobs = draw(
+    SamplingConfig(), jnp.asarray(logits[None], jnp.float32), count
+  )
+  np.testing.assert_allclose(np.exp(logprobs), probs[tokens], rtol=1e-5)
+  likely = probs * count >= 5
+  seen = np.bincount(tokens, minlength=300)[likely]
+  expected = probs[likely] * count
+  statistic = np.sum((seen - expected) ** 2 / expected)
+  # Chi-squared: its mean is the number of words, its variance twice that.
+  freedom = likely.sum()
+  assert abs(statistic - freedom) < 4 * np.sqrt(2 * freedom)
+
+
+@pytest.mark.parametrize(
+  ('weights', 'share', 'expected'),
+  [
+    ([0, 1, 0, 1, 0], 0.0, 1),
+    ([0, 1, 0, 1, 0], 0.4999, 1),
+    ([0, 1, 0, 1, 0], 0.5, 3),
+    ([0, 1, 0, 1, 0], 1 - 2**-24, 3),
+    # 0.1 + 0.2 + 0.7 is not 1 in floating point.
+    ([0.1, 0.2, 0.7, 0.0], 1.0, 2),
+    ([1e-30, 0, 3e-30], 0.3, 2),
+  ],
+)
+def test_where_a_share_is_reached(weights, share, expected):
+  found = sampling._reached(
+    jnp.array([weights], jnp.float32), jnp.array([share], jnp.float32)
+  )
+  np.testing.assert_array_equal(found, [expected])
+
+
 def test_ties_at_the_border_are_kept():
   kept = sampling.keep_likeliest(jnp.array([[1.0, 1.0, 0.0]]), top_k=1)
   np.testing.assert_array_equal(np.isfinite(kept[0]), [True, True, False])
