@@ -60,10 +60,14 @@ class TokenBatch:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PromptBatch:
-  """Left-padded prompts, so that every row's next token is at slot P."""
+  """Left-padded prompts, so that every row's next token is at slot P.
+
+  Every `group` rows beside each other are the same prompt.
+  """
 
   tokens: jax.Array  # [B, P] int32
   mask: jax.Array  # [B, P] bool
+  group: int = dataclasses.field(default=1, metadata=dict(static=True))
 
 
 @jax.tree_util.register_dataclass
@@ -82,13 +86,18 @@ class PairBatch:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rollout:
-  """Prompts and what the policy sampled for them."""
+  """Prompts and what the policy sampled for them.
+
+  Every `group` rows beside each other have the same prompt; whoever takes rows
+  apart sets it to 1.
+  """
 
   prompt_tokens: jax.Array  # [B, P] int32; left-padded
   prompt_mask: jax.Array  # [B, P] bool
   response_tokens: jax.Array  # [B, R] int32; right-padded
   response_mask: jax.Array  # [B, R] bool; EOS, if any, is real
   logprobs: jax.Array  # [B, R] float32, under what was sampled from
+  group: int = dataclasses.field(default=1, metadata=dict(static=True))
 
 
 @jax.tree_util.register_dataclass

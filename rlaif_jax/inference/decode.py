@@ -15,11 +15,12 @@ from jaxtyping import Key as Keys
 
 from rlaif_jax import sharding
 from rlaif_jax.core import types
+from rlaif_jax.inference import rows, stop
 from rlaif_jax.inference import sampling as sampling_lib
-from rlaif_jax.inference import stop
 from rlaif_jax.inference.sampler import Sampler
 from rlaif_jax.inference.sampling import SamplingConfig
 from rlaif_jax.models import LanguageModel
+from rlaif_jax.models import cache as cache_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +143,7 @@ def prefill(
   prompts: types.PromptBatch,
   max_new_tokens: int,
 ) -> tuple[Float[Array, 'B V'], types.Cache]:
-  """Reads the prompts.
+  """Reads the prompts, those of a group once.
 
   Returns:
     Float32 logits of the first new token, and a cache of P + max_new_tokens
@@ -153,16 +154,24 @@ def prefill(
   """
   if max_new_tokens < 1:
     raise ValueError(f'max_new_tokens={max_new_tokens} must be at least 1')
-  batch, length = prompts.tokens.shape
+  group = prompts.group if rows.divides(prompts, prompts.group) else 1
+  tokens, mask = (
+    rows.each_prompt(x, group) for x in (prompts.tokens, prompts.mask)
+  )
+  batch, length = tokens.shape
   output = model.apply(
     params,
-    prompts.tokens,
-    mask=prompts.mask,
+    tokens,
+    mask=mask,
     cache=model.init_cache(batch, length + max_new_tokens),
     reads=jnp.full((batch, 1), length - 1),
     fresh=True,
   )
-  return output.logits[:, 0], model.step_cache(output.cache)
+  logits, cache = output.logits[:, 0], model.step_cache(output.cache)
+  if group > 1:
+    logits = jnp.repeat(logits, group, axis=0)
+    cache = cache_lib.repeat(model.config, cache, group, model.rules)
+  return logits, cache
 
 
 def decode(
@@ -272,6 +281,7 @@ def rollout_of(prompts: types.PromptBatch, state: State) -> types.Rollout:
     response_tokens=state.tokens,
     response_mask=state.mask,
     logprobs=state.logprobs,
+    group=prompts.group,
   )
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from rlaif_jax.core import logprobs as logprobs_lib
 from rlaif_jax.core import masking, types
+from rlaif_jax.inference import rows
 from rlaif_jax.models import LanguageModel
 
 # -- label strings ------------------------------------------------------------
@@ -236,10 +237,9 @@ def response_hidden(
     params: its parameters; gradients flow to them.
     rollout: prompts and responses.
   """
-  tokens, mask, reads = _joined(rollout)
-  return model.apply(
-    params, tokens, mask=mask, logits=False, reads=reads
-  ).hidden
+  tokens, seen, reads, _ = rows.join(model.config, rollout)
+  hidden = model.apply(params, tokens, logits=False, reads=reads, **seen).hidden
+  return rows.apart(hidden, rollout)
 
 
 def response_stats(
@@ -292,8 +292,9 @@ def response_values(
       put on; of `params` only the head is read then.
   """
   if hidden is None:
-    tokens, mask, reads = _joined(rollout)
-    values = model.values(params, tokens, mask=mask, reads=reads)
+    tokens, seen, reads, _ = rows.join(model.config, rollout)
+    values = model.values(params, tokens, reads=reads, **seen)
+    values = rows.apart(values, rollout)
   else:
     values = model.project(params, hidden)
   return jnp.where(rollout.response_mask, values, 0.0)
@@ -322,14 +323,3 @@ def sequence_logprobs(
     hidden, tokens, mask, functools.partial(model.unembed, params)
   )
   return masking.masked_sum(stats.logprobs, target_mask[:, 1:], axis=-1)
-
-
-def _joined(rollout: types.Rollout) -> tuple[Array, Array, Array]:
-  """(tokens, mask [B, P + R], slots [B, R] that predict the response)."""
-  tokens = jnp.concatenate(
-    [rollout.prompt_tokens, rollout.response_tokens], axis=1
-  )
-  mask = jnp.concatenate([rollout.prompt_mask, rollout.response_mask], axis=1)
-  first = rollout.prompt_tokens.shape[1] - 1
-  reads = first + jnp.arange(rollout.response_tokens.shape[1])
-  return tokens, mask, jnp.broadcast_to(reads, rollout.response_tokens.shape)

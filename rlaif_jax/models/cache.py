@@ -134,12 +134,26 @@ def take(
   config: ModelConfig, cache: types.Cache, rows: Int[Array, ' N'], rules=None
 ) -> types.Cache:
   """The cache of some of its rows."""
+  return _of_rows(
+    config, cache, lambda x, axis: jnp.take(x, rows, axis=axis), rules
+  )
+
+
+def repeat(
+  config: ModelConfig, cache: types.Cache, count: int, rules=None
+) -> types.Cache:
+  """A cache that has every row `count` times, beside each other."""
+  return _of_rows(
+    config, cache, lambda x, axis: jnp.repeat(x, count, axis=axis), rules
+  )
+
+
+def _of_rows(config: ModelConfig, cache: types.Cache, function, rules):
+  """`function(x, axis of the rows)` of all that has rows."""
   order = layout(config)
   axis = order.index('b') - len(order)
   keys, values = (
-    constrain(
-      jax.tree.map(lambda x: jnp.take(x, rows, axis=axis), buffer), order, rules
-    )
+    constrain(jax.tree.map(lambda x: function(x, axis), buffer), order, rules)
     for buffer in (cache.keys, cache.values)
   )
-  return types.Cache(keys, values, cache.mask[rows], cache.index)
+  return types.Cache(keys, values, function(cache.mask, 0), cache.index)

@@ -70,17 +70,20 @@ class ScalarModel:
     *,
     mask: Bool[Array, 'B T'] | None = None,
     positions: Int[Array, 'B T'] | None = None,
+    ends: Int[Array, 'B T'] | None = None,
     reads: Int[Array, 'B I'] | None = None,
   ) -> Float[Array, 'B I']:
     """The scalar at every token, float32; at padding it means nothing.
 
-    `reads` names the slots that are wanted, by default all T.
+    `reads` names the slots that are wanted, by default all T; the others are as
+    `LanguageModel.apply` has them.
     """
     hidden = self.trunk.apply(
       params['trunk'],
       tokens,
       mask=mask,
       positions=positions,
+      ends=ends,
       logits=False,
       reads=reads,
     ).hidden
@@ -97,19 +100,6 @@ class ScalarModel:
     mask = jnp.ones(tokens.shape, bool) if mask is None else mask
     last = masking.last_real(mask)[:, None]
     return self.values(params, tokens, mask=mask, reads=last)[:, 0]
-
-  def apply_tree(
-    self,
-    params: types.Params,
-    tokens: Int[Array, 'B W'],
-    ends: Int[Array, 'B W'],
-    at: Int[Array, 'B N'],
-  ) -> Float[Array, 'B N']:
-    """The scalar at N slots of each row, a tree as `ends` has it."""
-    hidden = self.trunk.apply(
-      params['trunk'], tokens, ends=ends, logits=False, reads=at
-    ).hidden
-    return self.project(params, hidden)
 
   def project(
     self, params: types.Params, hidden: Float[Array, '... D']

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from rlaif_jax import sharding
+from rlaif_jax import algorithms, sharding
 from rlaif_jax.core import types
 from rlaif_jax.inference import decode, score
 from rlaif_jax.models import cache as cache_lib
@@ -15,7 +15,7 @@ from rlaif_jax.plan import work
 from rlaif_jax.plan.context import Context, Program
 from rlaif_jax.plan.shapes import Sharded, attach
 from rlaif_jax.rewards import reward_model
-from rlaif_jax.stages import common
+from rlaif_jax.stages import _rl_options, common
 
 _LABEL_ROOM = 8  # positions that labeler/in_mesh.py keeps free
 # Labels that begin no other one take one position each; which tokens they are
@@ -90,6 +90,7 @@ def rollout(
   prompts = types.PromptBatch(
     context.rows(rows, config.max_prompt),
     context.rows(rows, config.max_prompt, dtype=bool),
+    group=_group_size(config),
   )
   first = jax.jit(
     functools.partial(decode.prefill, policy.model, max_new_tokens=new)
@@ -125,7 +126,7 @@ def rollout(
       optimizer=(),
       others=prompts,
       resident=(),
-      work=work.forward(c, rows, config.max_prompt, 1),
+      work=work.forward(c, rows // prompts.group, config.max_prompt, 1),
     ),
     Program(
       name='decode',
@@ -149,7 +150,14 @@ def abstract_rollout(config: ConfigDict, context: Context) -> types.Rollout:
     response_tokens=context.rows(*response),
     response_mask=context.rows(*response, dtype=bool),
     logprobs=context.rows(*response, dtype=jnp.float32),
+    group=_group_size(config),
   )
+
+
+def _group_size(config: ConfigDict) -> int:
+  """Responses of each prompt in RL."""
+  _, options = _rl_options.make_options(config)
+  return algorithms.count(options, 'group_size')
 
 
 def _as_constrained(left: Any, model: Any, context: Context) -> Any:

@@ -21,6 +21,7 @@ from rlaif_jax.core.types import Rollout
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data import transforms
 from rlaif_jax.data.datasets import Example
+from rlaif_jax.inference import rows
 from rlaif_jax.models import hf, locate
 from rlaif_jax.models.heads import ScalarModel
 
@@ -112,9 +113,8 @@ def score_tokens(model: ScalarModel, params, tokens, mask) -> jax.Array:
 @functools.partial(jax.jit, static_argnums=0)
 def score_rollout(model: ScalarModel, params, rollout: Rollout) -> jax.Array:
   """Raw scores [B] of prompt + response, without leaving the device."""
-  tokens = jnp.concatenate([rollout.prompt_tokens, rollout.response_tokens], 1)
-  mask = jnp.concatenate([rollout.prompt_mask, rollout.response_mask], 1)
-  return model.apply(params, tokens, mask=mask)
+  tokens, seen, _, last = rows.join(model.config, rollout)
+  return model.values(params, tokens, reads=last, **seen).reshape(-1)
 
 
 def decode_responses(rollout: Rollout, tokenizer) -> list[str]:

@@ -44,8 +44,8 @@ def score_pairs(model, params, batch: PairBatch, max_response: int):
     jnp.take_along_axis(slots, masking.last_real(mask)[:, None], axis=1)
     for slots, mask in zip(tree[2:], texts[1::2], strict=True)
   ]
-  scores = model.apply_tree(
-    params, tree.tokens, tree.ends, jnp.concatenate(ends, axis=1)
+  scores = model.values(
+    params, tree.tokens, ends=tree.ends, reads=jnp.concatenate(ends, axis=1)
   )
   return scores[:, 0], scores[:, 1]
 

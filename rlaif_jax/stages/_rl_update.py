@@ -28,7 +28,7 @@ from rlaif_jax.core.types import (
   TokenBatch,
   TokenStats,
 )
-from rlaif_jax.inference import score
+from rlaif_jax.inference import rows, score
 from rlaif_jax.stages import _lora, _ptx
 from rlaif_jax.stages._rl_options import make_options, updates_per_batch
 from rlaif_jax.training import step
@@ -97,6 +97,7 @@ def make_update(
       params_of(models),
       batch._replace(texts=None),
       config.num_microbatches,
+      batch.rollout.group,
     )
     if batch.texts is not None:
       grads['policy'], found = add_texts(
@@ -140,10 +141,13 @@ def make_update(
       values = values_of(params_of(models), frozen, rollout)
       targets = algorithm.targets(rollout, values=values, **given)
       kept, metrics = algorithm.observe(rollout, **given)
-    batch = _Batch(rollout, scores, ref_logprobs, targets, texts)
     order = make_order(
       config.seed, models['policy'].step, scores.shape[0], options
     )
+    parts = config.num_microbatches
+    if len(order) > 1 or not rows.divides(rollout, rollout.group, parts):
+      rollout = dataclasses.replace(rollout, group=1)
+    batch = _Batch(rollout, scores, ref_logprobs, targets, texts)
     models, found = inner_steps(optimise, models, frozen, batch, order)
     metrics |= found | rollout_metrics(rollout, scores, ended)
     return (

@@ -154,6 +154,7 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
     prompts = transforms.prompt_batch(
       [examples[rows[i]] for i in ids], loaded.tokenizer, config.max_prompt
     )
+    prompts = dataclasses.replace(prompts, group=group)
     return [examples[i] for i in rows], (prompts, ids, texts(number))
 
   batches = pipeline.prefetch(batch)

@@ -19,7 +19,11 @@ WEIGHT = 'weight'
 
 
 def accumulate(
-  grad_fn: GradFn, params: Params, batch: Any, num_microbatches: int
+  grad_fn: GradFn,
+  params: Params,
+  batch: Any,
+  num_microbatches: int,
+  unit: int = 1,
 ) -> tuple[Params, Metrics]:
   """Gradient and metrics of `batch`, one microbatch at a time.
 
@@ -30,14 +34,15 @@ def accumulate(
   kind of mean. It is not among the metrics returned. A metric that is not a
   mean (a standard deviation, say) becomes the mean of microbatches.
 
-  Microbatch i holds rows i, i + n, i + 2n, ..., so every device that holds
+  Microbatch i holds units i, i + n, i + 2n, ..., so every device that holds
   rows keeps its share and none move.
 
   Args:
     grad_fn: (params, microbatch) -> (gradients, metrics).
     params: as grad_fn takes them.
     batch: pytree of arrays [B, ...].
-    num_microbatches: must divide B.
+    num_microbatches: n; must divide B.
+    unit: rows beside each other that stay together.
 
   Raises:
     ValueError: it does not.
@@ -47,7 +52,7 @@ def accumulate(
     metrics = dict(metrics)
     metrics.pop(WEIGHT, None)
     return grads, metrics
-  micro = jax.tree.map(lambda x: _split(x, num_microbatches), batch)
+  micro = jax.tree.map(lambda x: _split(x, num_microbatches, unit), batch)
 
   def weighted(microbatch):
     grads, metrics = grad_fn(params, microbatch)
@@ -175,11 +180,12 @@ def jit_step(step: Callable) -> Callable:
   return call
 
 
-def _split(x: jax.Array, parts: int) -> jax.Array:
-  """[B, ...] -> [parts, B / parts, ...], rows dealt out in turn."""
-  if x.ndim < 1 or x.shape[0] % parts:
+def _split(x: jax.Array, parts: int, unit: int) -> jax.Array:
+  """[B, ...] -> [parts, B / parts, ...], units of rows dealt out in turn."""
+  if x.ndim < 1 or x.shape[0] % (parts * unit):
     raise ValueError(
       f'an array of shape {x.shape} cannot be cut into num_microbatches='
       f'{parts}; the batch size must be a multiple of it'
     )
-  return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+  units = x.reshape(-1, parts, unit, *x.shape[1:]).swapaxes(0, 1)
+  return units.reshape(parts, -1, *x.shape[1:])

@@ -73,6 +73,7 @@ def rl_step(folder, shape, dtype, mesh, algorithm='reinforce', **options):
   prompts = _prompts(shape)
   group = options.get('group_size', 1)
   prompts = jax.tree.map(lambda x: x[::group].repeat(group, 0), prompts)
+  prompts = dataclasses.replace(prompts, group=group)
 
   def step():
     prompts_now = sharding.shard_batch(prompts, mesh)

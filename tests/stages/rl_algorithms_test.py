@@ -1,5 +1,6 @@
 """Every algorithm through the RL stage: groups, parts, values, checkpoints."""
 
+import dataclasses
 import functools
 import json
 
@@ -11,6 +12,7 @@ import pytest
 from rlaif_jax import algorithms, rewards, sharding
 from rlaif_jax.algorithms import grpo, ppo
 from rlaif_jax.core.types import Rollout
+from rlaif_jax.inference import rows
 from rlaif_jax.models import hf
 from rlaif_jax.stages import _rl_update, common, rl
 from rlaif_jax.training.metrics import read_metrics
@@ -49,15 +51,15 @@ def step_config(case, **options):
   return use(c, case, **options)
 
 
-def rollout_for(model, params):
-  """Random responses of several lengths, with the policy's log-probs less a
-  little, so that ratios are not 1.
+def rollout_for(model, params, same=1):
+  """Random responses of several lengths, as many to a prompt as are the same,
+  with the policy's log-probs less a little, so that ratios are not 1.
   """
   rng = np.random.default_rng(0)
   mask = np.arange(R)[None] < np.array([6, 2, 5, 1, 6, 3, 4, 6])[:, None]
   tokens = rng.integers(3, model.config.vocab_size, (B, P + R)).astype(np.int32)
   rollout = Rollout(
-    prompt_tokens=tokens[:, :P],
+    prompt_tokens=tokens[::same, :P].repeat(same, axis=0),
     prompt_mask=np.ones((B, P), bool),
     response_tokens=np.where(mask, tokens[:, P:], 0),
     response_mask=mask,
@@ -74,8 +76,11 @@ def rollout_for(model, params):
 SCORES = np.array([1.0, -1.0, 0.5, 0.25, 2.0, 0.0, -0.5, 0.75], np.float32)
 
 
-def update_on(folder, config, mesh_shape=None, eos_ids=()):
-  """(new state, metrics) of one update, on the host."""
+def update_on(folder, config, mesh_shape=None, eos_ids=(), same=1, group=1):
+  """(new state, metrics) of one update, on the host.
+
+  `same` rows have one prompt, and `group` is what the update is told.
+  """
   count = int(np.prod(list((mesh_shape or {'data': 1}).values())))
   mesh = sharding.make_mesh(mesh_shape, devices=jax.devices()[:count])
   with jax.set_mesh(mesh):
@@ -88,7 +93,8 @@ def update_on(folder, config, mesh_shape=None, eos_ids=()):
     value_model, state, frozen = rl.init_state(
       s, loaded, txs, jax.random.key(1)
     )
-    rollout = rollout_for(model, jax.device_get(params))
+    rollout = rollout_for(model, jax.device_get(params), same)
+    rollout = dataclasses.replace(rollout, group=group)
     rollout, scores = sharding.shard_batch((rollout, SCORES), mesh)
     update = rl.make_update(config, model, value_model, txs, eos_ids=eos_ids)
     return sharding.to_host(update(state, frozen, rollout, scores))
@@ -121,6 +127,28 @@ def test_accumulation_changes_nothing(tiny_model, case):
         metrics[key], others[key], rtol=1e-4, atol=1e-5, err_msg=key
       )
   assert metrics['policy/optim/update_norm'] > 1e-4
+
+
+@pytest.mark.parametrize(
+  ('case', 'parts'), [('rloo', 1), ('grpo', 2), ('dapo', 1)]
+)
+def test_prompts_read_once_change_nothing(tiny_model, case, parts, monkeypatch):
+  """Nor do several updates of a batch, which take groups apart."""
+  config = step_config(case)
+  config.num_microbatches = parts
+  alone = update_on(tiny_model, config, same=2)
+  joined = []
+  monkeypatch.setattr(
+    rows, 'together', lambda _, batch: joined.append(batch.group) or batch.group
+  )
+  shared = update_on(tiny_model, config, same=2, group=2)
+  # The first made the rollout; then come the reference and the policy.
+  assert joined[1] == 2
+  assert joined[-1] == (1 if case == 'dapo' else 2)
+  assert_close(shared[0].policy.params, alone[0].policy.params)
+  for key in ('loss/policy_avg', 'objective/kl'):
+    assert shared[1][key] == pytest.approx(alone[1][key], rel=1e-4, abs=1e-5)
+  assert alone[1]['policy/optim/update_norm'] > 1e-4
 
 
 @each_case
