@@ -4,7 +4,7 @@ Such a step reads every weight and the whole cache and computes little, so it
 takes as long as reading them. On one CPU device, where the scanned layers copy
 what they read first, layers are written out, each with its own part of the
 cache, and kernels lie in tiles of outputs [t, D, n], which memory hands out in
-the order they are read: half the time of a step.
+the order they are read: a third less time, and with many rows as much.
 """
 
 import dataclasses
