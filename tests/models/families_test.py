@@ -3,12 +3,15 @@
 import json
 import pathlib
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 from rlaif_jax import models
+from rlaif_jax.core.types import PromptBatch
+from rlaif_jax.inference import decode
+from rlaif_jax.inference.sampling import SamplingConfig
 from rlaif_jax.models import families, hf
 
 
@@ -79,16 +82,18 @@ def test_prefill_and_decode_equal_the_full_forward(lm, forward, side):
   assert steps[-1].cache.index == 24
 
 
-def test_greedy_tokens(lm, forward):
+def test_greedy_tokens(lm):
+  """As stages sample, with what models/steps.py makes of the weights."""
   model, params = lm.language_model
-  tokens, mask = lm.padded('left')
-  out = forward(model, params, tokens, mask, model.init_cache(3, 44))
-  found = []
-  for _ in range(20):
-    found.append(jnp.argmax(out.logits[:, -1:], axis=-1).astype(jnp.int32))
-    real = jnp.ones((3, 1), bool)
-    out = forward(model, params, found[-1], real, out.cache)
-  found = np.concatenate(found, axis=1)
+  generate = decode.make_generate(
+    model,
+    max_new_tokens=20,
+    sampling=SamplingConfig(greedy=True),
+    eos_ids=(),
+    pad_id=0,
+  )
+  prompts = PromptBatch(*lm.padded('left'))
+  found = generate(params, prompts, jax.random.key(0)).response_tokens
   for i in range(3):
     np.testing.assert_array_equal(found[i], lm.reference[f'greedy_{i}'])
 

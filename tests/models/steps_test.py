@@ -41,9 +41,13 @@ def decode(model, params, tokens, mask, count, *, fresh, apart):
 run = jax.jit(decode, static_argnames=('model', 'count', 'fresh', 'apart'))
 
 
-def test_every_family(lm, monkeypatch):
-  """Left padding, windows, biases, tied and untied tables; tiles run out."""
+@pytest.mark.parametrize(
+  'name', ['gemma2', 'gpt2_by_layer', 'olmo2_biases', 'opt_350m', 'phi']
+)
+def test_logits(load_checkpoint, name, monkeypatch):
+  """Windows, biases, tied and untied tables; tiles that do not come out."""
   monkeypatch.setattr(steps, '_TILE', 24)
+  lm = load_checkpoint(name)
   model, params = lm.language_model
   tokens, mask = lm.padded('left')
   plain = run(model, params, tokens, mask, 4, fresh=False, apart=False)
