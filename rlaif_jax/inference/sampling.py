@@ -74,7 +74,9 @@ def _draw(
   """One index per row, as likely as its weight says.
 
   First a block of indices, then one in it: that takes two random numbers a row,
-  where noise for each index would cost more than the rest of sampling.
+  where noise for each index would cost more than the rest of sampling. Weights
+  that differ by rounding alone give another index about as rarely as rounding
+  times the number of blocks says.
   """
   rows, size = weights.shape
   count = -(-size // _BLOCK)

@@ -142,7 +142,7 @@ def test_microbatches_may_part_a_pair(scored, batch):
     np.testing.assert_allclose(part / 2, grad[i::2], atol=1e-6)
 
   def rows(x):
-    return step._split(jnp.asarray(x), 2)
+    return step._split(jnp.asarray(x), 2, 1)
 
   np.testing.assert_array_equal(rows(np.arange(6))[1], [1, 3, 5])
 

@@ -544,7 +544,12 @@ def test_slurm_processes_find_one_another(tmp_path):
     )
     for index in range(2)
   ]
-  assert [process.wait(timeout=120) for process in processes] == [0, 0]
+  try:
+    assert [process.wait(timeout=300) for process in processes] == [0, 0]
+  finally:
+    for process in processes:
+      process.kill()
+      process.wait()
   for index in range(2):
     assert (tmp_path / str(index)).read_text() == '2 4 2 3'
 

@@ -40,12 +40,22 @@ def rollout(loaded, **block):
   return jax.device_get(sampler(loaded.params, prompts, jax.random.key(0)))
 
 
-def test_switches_change_memory_and_time_not_samples(loaded):
-  plain = rollout(loaded)
-  fast = rollout(loaded, compact=True, int8_cache=True)
+def test_compaction_changes_no_sample(loaded):
+  plain, fast = rollout(loaded), rollout(loaded, compact=True)
   np.testing.assert_array_equal(plain.response_tokens, fast.response_tokens)
-  np.testing.assert_allclose(plain.logprobs, fast.logprobs, atol=0.1)
-  assert (plain.logprobs != fast.logprobs).any()  # the cache is int8
+  np.testing.assert_allclose(plain.logprobs, fast.logprobs, atol=1e-4)
+
+
+def test_an_int8_cache_is_almost_the_same(loaded):
+  """As long as draws, which it may move to another token, are the same."""
+  plain = rollout(loaded)
+  small = rollout(loaded, int8_cache=True)
+  same = plain.response_tokens == small.response_tokens
+  so_far = np.cumprod(same, axis=1).astype(bool)
+  assert so_far[:, 0].all()  # nothing is read from the cache yet
+  assert so_far.mean() > 0.5
+  gap = np.abs(plain.logprobs - small.logprobs)[so_far]
+  assert 0 < gap.max() < 0.1
 
 
 def test_responses_stop_at_a_text(loaded):
