@@ -177,7 +177,7 @@ def shard_batch(
     ValueError: the rows do not divide over the mesh.
   """
   rows = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
-  parts = mesh.shape['data'] * mesh.shape['fsdp']
+  parts = row_parts(mesh)
 
   def put(path, x):
     x = np.asarray(x)
@@ -195,6 +195,18 @@ def shard_batch(
     return jax.make_array_from_process_local_data(rows, x)
 
   return jax.tree_util.tree_map_with_path(put, tree)
+
+
+def row_parts(mesh: Any = None) -> int:
+  """Parts that a mesh, by default the one that is set, splits rows into."""
+  mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
+  return mesh.shape.get('data', 1) * mesh.shape.get('fsdp', 1)
+
+
+def on_one_device() -> bool:
+  """Whether the mesh that is set has one device; also without a mesh."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return mesh.empty or mesh.size == 1
 
 
 def replicate(tree: Any, mesh: jax.sharding.Mesh) -> Any:

@@ -83,9 +83,7 @@ def _first(model, options, params, prompts, key, row_ids, stops):
 
 def _below(size: int) -> int:
   """The next smaller batch: a power of two that the mesh divides, or 0."""
-  mesh = jax.sharding.get_abstract_mesh().shape
-  parts = mesh.get('data', 1) * mesh.get('fsdp', 1)
-  smaller = parts
+  smaller = sharding.row_parts()
   while smaller * 2 < size:
     smaller *= 2
   return smaller if smaller < size else 0

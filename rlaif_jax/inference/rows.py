@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from rlaif_jax import sharding
 from rlaif_jax.core import types
 from rlaif_jax.models import kernels
 from rlaif_jax.models.config import ModelConfig
@@ -92,9 +93,8 @@ def divides(
   if count == 1:
     return True
   size = jax.tree.leaves(batch)[0].shape[0]
-  mesh = jax.sharding.get_abstract_mesh().shape
-  parts *= mesh.get('data', 1) * mesh.get('fsdp', 1)
-  return batch.group % count == 0 and size % (count * parts) == 0
+  whole = size % (count * parts * sharding.row_parts()) == 0
+  return batch.group % count == 0 and whole
 
 
 def each_prompt(x: Array, count: int) -> Array:

@@ -273,7 +273,7 @@ class InMeshLabeler:
     mesh = jax.sharding.get_mesh()
     if mesh.empty or (size == 1 and not even):
       return -(-self.batch_size // size)
-    parts = mesh.shape['data'] * mesh.shape['fsdp']
+    parts = sharding.row_parts(mesh)
     return -(-self.batch_size // (size * parts)) * parts
 
   def _lengths(self) -> tuple[int, ...]:

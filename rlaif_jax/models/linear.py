@@ -54,10 +54,11 @@ class Linear(nn.Module):
     std = self.gain * math.prod(self.inputs) ** -0.5
     init = _any_int8 if int8 else nn.initializers.normal(std)
     shape, axes = self.inputs + self.outputs, self.axes
-    if c.tile is not None and not int8:
+    tiled = c.tile is not None and not int8
+    if tiled:
       shape, axes = steps.shape(shape, count, c.tile), (None,) * 3
     kernel = param(self, 'kernel', init, shape, axes, 'int8' if int8 else None)
-    if c.tile is not None and not int8:
+    if tiled:
       return steps.contract(x, kernel, count, self.outputs, self.out_dtype)
     y = products.contract(x, kernel, count, self.out_dtype)
     if int8:

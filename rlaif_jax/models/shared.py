@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from rlaif_jax import sharding
 from rlaif_jax.models import cache, products
 
 # Bytes of scores that a device holds at once: on CPU what its caches hold.
@@ -82,8 +83,7 @@ def _by_rows(function, arrays, axes, size):
     size: bytes that it needs for a row.
   """
   rows = arrays[0].shape[axes[0]]
-  mesh = jax.sharding.get_abstract_mesh().shape
-  parts = math.gcd(rows, mesh.get('data', 1) * mesh.get('fsdp', 1))
+  parts = math.gcd(rows, sharding.row_parts())
   room = _SCORES.get(cache.platform(), _SCORES_ELSEWHERE)
   counts = [n for n in range(1, rows // parts + 1) if rows % (n * parts) == 0]
   steps = rows // parts // max(n for n in counts if n == 1 or n * size <= room)

@@ -308,8 +308,7 @@ def _leaves_out(
   On one device: with weights spread over several, what either way sends and
   holds costs more than it spares.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  if reads is None or not (mesh.empty or mesh.size == 1):
+  if reads is None or not sharding.on_one_device():
     return False
   spared = 1 - reads.shape[1] / tokens.shape[1]
   return spared / c.num_layers >= _WORTH

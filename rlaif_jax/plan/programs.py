@@ -90,7 +90,7 @@ def _all(
     if block.stage not in STAGES:
       continue
     _options.check_fields(block)
-    _options.check_batch(block, mesh.shape['data'] * mesh.shape['fsdp'])
+    _options.check_batch(block, sharding.row_parts(mesh))
     rules = {**sharding.DEFAULT_RULES, **block.sharding_rules.to_dict()}
     with jax.set_mesh(mesh):
       for program in STAGES[block.stage](block, Context(mesh, rules, steps)):

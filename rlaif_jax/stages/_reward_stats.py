@@ -18,6 +18,7 @@ from rlaif_jax.core import masking, trees
 from rlaif_jax.core.types import PairBatch
 from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.data.datasets import Example
+from rlaif_jax.models import sight
 from rlaif_jax.rewards.reward_model import STATS_FILE
 from rlaif_jax.stages import common
 from rlaif_jax.training import workdir as workdir_lib
@@ -41,7 +42,7 @@ def score_pairs(model, params, batch: PairBatch, max_response: int):
   texts = (batch.tokens_1, batch.mask_1, batch.tokens_2, batch.mask_2)
   tree = trees.join_pairs(*texts, batch.tokens_1.shape[1] + max_response)
   ends = [
-    jnp.take_along_axis(slots, masking.last_real(mask)[:, None], axis=1)
+    sight.take(slots, masking.last_real(mask)[:, None])
     for slots, mask in zip(tree[2:], texts[1::2], strict=True)
   ]
   scores = model.values(

@@ -134,7 +134,7 @@ def session(config: ConfigDict, workdir) -> Iterator[Session | None]:
       yield None
       return
     mesh = sharding.make_mesh(config.mesh.to_dict())
-    _options.check_batch(config, mesh.shape['data'] * mesh.shape['fsdp'])
+    _options.check_batch(config, sharding.row_parts(mesh))
     rules = {**sharding.DEFAULT_RULES, **config.sharding_rules.to_dict()}
     with jax.set_mesh(mesh), jax.debug_nans(config.debug):
       yield Session(path, config, mesh, rules)
