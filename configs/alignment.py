@@ -1,17 +1,14 @@
 """Labeler alignment by prompt variant, task and labeler size (2309.00267, 4.2).
 
 The eleven ways of asking of the paper's Table 2, on the human comparisons of
-the tiny world's three tasks, by its three labelers:
+the tiny world's three tasks, by three sizes of labelers that learned them all
+(configs/tiny_labelers.py:asked):
 
 python -m rlaif_jax.main --config=configs/alignment.py --workdir=runs/alignment
 
-The shipped labelers never learned exemplars and rationales; those of
-configs/tiny_labelers.py:asked did:
-
-python -m rlaif_jax.main --workdir=runs/asked/alignment \
-    --config=configs/alignment.py:labelers=runs/asked/xs+runs/asked/l
-
-Another labeler, own comparisons:
+The labelers of the tiny world's other runs, which never learned exemplars and
+rationales, are `:labelers=tiny:xs+tiny:s+tiny:l`. Another labeler on its own
+comparisons:
 
 python -m rlaif_jax.main --config=configs/alignment.py --workdir=runs/mine \
     --config.labelers="{'mine': 'MODEL_FOLDER'}" ...
@@ -31,7 +28,10 @@ def get_config(arg: str = ''):
   separated by +, which are called by the last part of their path.
   """
   args = common.parse_arg(
-    arg, smoke=False, pairs=512, labelers='tiny:xs+tiny:s+tiny:l'
+    arg,
+    smoke=False,
+    pairs=128,
+    labelers='tiny:asked/xs+tiny:asked/s+tiny:asked/l',
   )
   c = alignment.default_config()
   size = 12 if args['smoke'] else args['pairs']
@@ -43,7 +43,7 @@ def get_config(arg: str = ''):
     if name != 'summary':
       data.options = {'task': name}
     c.tasks[name] = data
-  paths = ['tiny:xs'] if args['smoke'] else args['labelers'].split('+')
+  paths = ['tiny:asked/xs'] if args['smoke'] else args['labelers'].split('+')
   named = {re.split('[:/]', path.rstrip('/'))[-1]: path for path in paths}
   c.labelers = ConfigDict(named, sort_keys=False)
   c.labeler.exemplars = 'tiny:exemplars'

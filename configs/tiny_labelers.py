@@ -5,13 +5,14 @@ python -m rlaif_jax.main --config=configs/tiny_labelers.py:size=l \
 
 Sizes xs, s and l are the counterparts of PaLM 2 XS, S and L in the paper
 (2309.00267, 4.3). The resulting `model/` folders are what
-`tiny:xs`, `tiny:s` and `tiny:l` name; `launch/ship_labelers.sh` makes all three
-and puts them in place. They know prompts without exemplars and rationales; with
-`asked` one of them learns all eleven ways of asking, which is a stage by itself
-and takes most of an hour on a CPU core:
+`tiny:xs`, `tiny:s` and `tiny:l` name. They know prompts without exemplars and
+rationales; with `asked` one of them goes on to learn all eleven ways of asking,
+most of an hour on a CPU core. That gives `tiny:asked/xs` and so on:
 
 python -m rlaif_jax.main --config=configs/tiny_labelers.py:size=l,asked \
     --workdir=runs/asked/l
+
+`launch/ship_labelers.sh` makes all six and puts them in place.
 """
 
 from ml_collections import ConfigDict

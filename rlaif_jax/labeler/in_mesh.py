@@ -16,11 +16,10 @@ from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data import transforms
 from rlaif_jax.inference import decode, packing, score
 from rlaif_jax.inference.sampling import SamplingConfig
-from rlaif_jax.labeler import Counters
+from rlaif_jax.labeler import Counters, prefixes
 from rlaif_jax.models import LanguageModel, hf, locate, with_options
 
 _LABEL_ROOM = 8  # positions that stay free for the tokens of a label
-_prefill = jax.jit(score.prefill, static_argnums=0)
 _label_logprobs = jax.jit(score.label_logprobs, static_argnums=(0, 3))
 
 
@@ -49,6 +48,13 @@ class InMeshLabeler:
   identity: str = ''
   counters: Counters = dataclasses.field(default_factory=Counters)
 
+  @functools.cached_property
+  def prefixes(self) -> prefixes.Prefixes:
+    """What texts begin with, read once."""
+    return prefixes.Prefixes(
+      self.model, self.params, self.tokenizer.pad_id, self._lengths()
+    )
+
   @property
   def limit(self) -> int:
     """Tokens that a prompt may have: `max_tokens`, or what the model reads."""
@@ -75,11 +81,11 @@ class InMeshLabeler:
   ) -> np.ndarray:
     """Log-probability of each label string right after each text.
 
-    Tokens that all texts begin with are read once, and those that two texts
-    go on with (the post of a pair, shown in both orders) once for the two.
-    Texts go in batches of similar length, each split over the mesh that is
-    set. With several processes all pass the same texts and get all results;
-    each feeds its share of every batch.
+    Tokens that all texts begin with are read once, for the next call too, and
+    those that two texts go on with (the post of a pair, shown in both orders)
+    once for the two. Texts go in batches of similar length, each split over
+    the mesh that is set. With several processes all pass the same texts and
+    get all results; each feeds its share of every batch.
 
     Args:
       texts: n prompts, each at most `limit` tokens.
@@ -228,7 +234,7 @@ class InMeshLabeler:
     """Yields (trees, prefix length, prefix, label tokens): longest first."""
     for label_tokens, members in groups.items():
       for start, same in packing.clusters(rows, members, self.batch_size):
-        prefix = self._prefix(rows[same[0]][:start])
+        prefix = self.prefixes.get(rows[same[0]][:start])
         trees = packing.trees(rows, same, start, self._lengths()[-1])
         trees.sort(key=lambda t: -packing.tree_length(rows, t, start))
         for size in sorted({len(tree.members) for tree in trees}):
@@ -238,16 +244,6 @@ class InMeshLabeler:
             part = alike[at : at + count]
             filled = part + part[-1:] * (count - len(part))
             yield filled, start, prefix, label_tokens
-
-  def _prefix(self, ids: list[int]) -> types.Cache | None:
-    """Keys and values of what a cluster of texts begins with."""
-    if not ids:
-      return None
-    batch = transforms.left_pad([ids], self._lengths(), self.tokenizer.pad_id)
-    mesh = jax.sharding.get_mesh()
-    if not mesh.empty:
-      batch = sharding.replicate(batch, mesh)
-    return _prefill(self.model, self.params, *batch)
 
   def _run(self, rows, trees, start, prefix, label_tokens) -> tuple[Any, Any]:
     """Starts one forward pass: (row numbers, log-probs) of the batch."""

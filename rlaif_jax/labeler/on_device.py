@@ -3,11 +3,13 @@
 Where policy and labeler share their tokens, a labeling prompt is put together
 on the devices: the tokens before the response come from the host, which knows
 them before anything is sampled, then the response as it was sampled, then the
-prompt's ending. What the text path takes from a response (labeler/template.py)
-is taken here token by token: line breaks, special tokens and the sign that
-leads to the label, so that a response can neither end its prompt nor state a
-score. The ids may differ from those of the response's text where the policy
-sampled an unusual spelling; the labeler then reads what was sampled.
+prompt's ending. What all rows begin with is read once, and kept.
+
+What the text path takes from a response (labeler/template.py) is taken here
+token by token: line breaks, special tokens and the sign that leads to the
+label, so that a response can neither end its prompt nor state a score. The ids
+may differ from those of the response's text where the policy sampled an unusual
+spelling; the labeler then reads what was sampled.
 """
 
 import dataclasses
@@ -22,7 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from rlaif_jax import sharding
 from rlaif_jax.core import types
 from rlaif_jax.data import transforms
-from rlaif_jax.inference import score
+from rlaif_jax.inference import packing, score
 from rlaif_jax.labeler import direct, template
 from rlaif_jax.labeler.in_mesh import InMeshLabeler
 from rlaif_jax.labeler.prompts import LabelPrompt
@@ -31,7 +33,7 @@ _MARK = 'x'  # stands for the response where the text before it is wanted
 
 
 def assemble(
-  prefix: tuple[Int[Array, 'B P'], Bool[Array, 'B P']],
+  before: tuple[Int[Array, 'B P'], Bool[Array, 'B P']],
   response: Int[Array, 'B R'],
   kept: Bool[Array, 'B R'],
   suffix: tuple[int, ...],
@@ -41,7 +43,8 @@ def assemble(
   """Prompts [B, P + R + S + I - 1] whose labels are to be scored.
 
   Args:
-    prefix: tokens before the response and which of them are real.
+    before: tokens before the response, less what all prompts begin with, and
+      which of them are real.
     response: tokens of the response.
     kept: which of them are read.
     suffix: S tokens between the response and the labels.
@@ -54,10 +57,10 @@ def assemble(
   rows, room = response.shape[0], len(nodes) - 1
   tail = jnp.concatenate([jnp.array(suffix, jnp.int32), inner])
   tokens = jnp.concatenate(
-    [prefix[0], response, jnp.broadcast_to(tail, (rows, len(tail)))], axis=1
+    [before[0], response, jnp.broadcast_to(tail, (rows, len(tail)))], axis=1
   )
   real = jnp.concatenate(
-    [prefix[1], kept, jnp.ones((rows, len(tail)), bool)], axis=1
+    [before[1], kept, jnp.ones((rows, len(tail)), bool)], axis=1
   )
   # Real tokens to the left, in their order.
   order = jnp.argsort(~real, axis=1, stable=True)
@@ -118,10 +121,16 @@ class OnDevice:
     Raises:
       ValueError: a prompt that does not fit with any post left; names the row.
     """
-    tokens, mask = self._prefixes(fields, ids)
+    rows = self._before(fields, ids)
     counters = self.labeler.counters
-    counters.texts += len(tokens)
-    counters.tokens += int(mask.sum()) + len(tokens) * len(self.suffix)
+    counters.texts += len(rows)
+    counters.tokens += sum(map(len, rows)) + len(rows) * len(self.suffix)
+    start, prefix = self._prefix(rows, rollout)
+    tokens, mask = transforms.left_pad(
+      [row[start:] for row in rows],
+      transforms.power_buckets(self._limit, 32),
+      self.labeler.tokenizer.pad_id,
+    )
     mesh = jax.sharding.get_mesh()
     if not mesh.empty:
       count = jax.process_count()
@@ -136,16 +145,30 @@ class OnDevice:
       self.labels,
       self.labeler.tokenizer.pad_id,
       self.labeler.params,
+      prefix,
       (tokens, mask),
       rollout.response_tokens,
       rollout.response_mask,
       self.dropped,
     )
 
-  def _prefixes(self, fields, ids) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens before each response, left-padded to a bucket."""
+  def _prefix(self, rows, rollout) -> tuple[int, types.Cache | None]:
+    """How many tokens all rows begin with, and their keys and values."""
+    # One cluster, since none of them could fill a batch.
+    [(start, _)] = packing.clusters(rows, range(len(rows)), len(rows) + 1)
+    if start and jax.process_count() > 1:
+      # On CPU two programs with collectives may wait for each other, see above.
+      jax.block_until_ready(rollout.response_tokens)
+    return start, self.labeler.prefixes.get(rows[0][:start])
+
+  @property
+  def _limit(self) -> int:
+    """Tokens that there may be before a response."""
     room = self.max_response + len(self.suffix) + score.label_room(self.labels)
-    limit = self.labeler.limit - room
+    return self.labeler.limit - room
+
+  def _before(self, fields, ids) -> list[list[int]]:
+    """Tokens before each response."""
     encode = self.labeler.tokenizer.encode
     end = f'{_MARK}\n\n{self.prompt.ending}'
 
@@ -158,7 +181,7 @@ class OnDevice:
         self.prompt,
         row,
         (_MARK,),
-        fits=lambda text: len(encode(before(text))) <= limit,
+        fits=lambda text: len(encode(before(text))) <= self._limit,
       )
       if found is None:
         raise ValueError(
@@ -167,8 +190,7 @@ class OnDevice:
           'shorter responses or a longer prompt'
         )
       rows.append(encode(before(found.texts[0])))
-    buckets = transforms.power_buckets(limit, 32)
-    return transforms.left_pad(rows, buckets, self.labeler.tokenizer.pad_id)
+    return rows
 
   @functools.cached_property
   def _boundary(self) -> score.LabelTokens:
@@ -218,11 +240,21 @@ def supports(prompt: LabelPrompt) -> bool:
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _scores(
-  model, prompt, suffix, labels, pad_id, params, prefix, tokens, mask, dropped
+  model,
+  prompt,
+  suffix,
+  labels,
+  pad_id,
+  params,
+  prefix,
+  before,
+  tokens,
+  mask,
+  dropped,
 ):
   kept = mask & ~dropped[tokens]
-  batch = assemble(prefix, tokens, kept, suffix, labels, pad_id)
-  logprobs = score.label_logprobs(model, params, batch, labels)[:, 0]
+  batch = assemble(before, tokens, kept, suffix, labels, pad_id)
+  logprobs = score.label_logprobs(model, params, batch, labels, prefix)[:, 0]
   score_of = (
     direct.log_odds if prompt.kind == 'yes_no' else direct.expected_score
   )

@@ -71,8 +71,7 @@ def _like_hub_id(path: str) -> bool:
 def _shipped(name: str) -> pathlib.Path:
   folder = _TINY / name
   if not folder.is_dir():
-    have = sorted(f'tiny:{p.name}' for p in _TINY.iterdir() if p.is_dir())
-    raise FileNotFoundError(
-      f'tiny:{name} is not shipped; there are: {", ".join(have)}'
-    )
+    folders = {file.parent.relative_to(_TINY) for file in _TINY.rglob('*.json')}
+    have = ', '.join(sorted(f'tiny:{p.as_posix()}' for p in folders))
+    raise FileNotFoundError(f'tiny:{name} is not shipped; there are: {have}')
   return folder

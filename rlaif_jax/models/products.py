@@ -104,7 +104,7 @@ def attention(
   return _attend(query, key, value, allowed, scale, softcap, order)[0]
 
 
-def _causal_blocks(queries: int, keys: int) -> list[tuple[int, int, int]]:
+def causal_blocks(queries: int, keys: int) -> list[tuple[int, int, int]]:
   """(first query, end of queries, end of the keys that they may look at).
 
   Up to four blocks, which leave out three eighths of the scores.
@@ -122,9 +122,9 @@ def _attend(query, key, value, allowed, scale, softcap, order):
   """(result, (highest score, sum of exponentials) [B, K, G, T, 1])."""
   axis = order.index('s')
   parts = []
-  for start, end, seen in _causal_blocks(query.shape[3], key.shape[axis]):
+  for start, end, seen in causal_blocks(query.shape[3], key.shape[axis]):
     found = scores(
-      query[:, :, :, start:end], _first(key, seen, axis), scale, softcap, order
+      query[:, :, :, start:end], first(key, seen, axis), scale, softcap, order
     )
     visible = allowed[:, None, None, start:end, :seen]
     found = jnp.where(visible, found, MASKED)
@@ -132,17 +132,17 @@ def _attend(query, key, value, allowed, scale, softcap, order):
     probs = jnp.exp(found - top)
     total = probs.sum(-1, keepdims=True)
     probs = (probs / total).astype(query.dtype)
-    out = jnp.einsum(f'bkgts,{order}->bkgth', probs, _first(value, seen, axis))
+    out = jnp.einsum(f'bkgts,{order}->bkgth', probs, first(value, seen, axis))
     parts.append((out, (top, total)))
-  return _in_a_row(parts, 3)
+  return in_a_row(parts, 3)
 
 
-def _first(x: Array, count: int, axis: int) -> Array:
+def first(x: Array, count: int, axis: int) -> Array:
   """The first `count` slots along an axis."""
   return jax.lax.slice_in_dim(x, 0, count, axis=axis)
 
 
-def _in_a_row(parts: list, axis: int):
+def in_a_row(parts: list, axis: int):
   """Trees of arrays, joined along an axis."""
   return jax.tree.map(lambda *x: jnp.concatenate(x, axis), *parts)
 
@@ -179,11 +179,11 @@ def _attention_backward(softcap, order, saved, grad):
   mean = (grad.astype(jnp.float32) * out).sum(-1, keepdims=True)
   to_query = []
   to_key, to_value = (jnp.zeros(x.shape, jnp.float32) for x in (key, value))
-  for start, end, seen in _causal_blocks(query.shape[3], key.shape[axis]):
+  for start, end, seen in causal_blocks(query.shape[3], key.shape[axis]):
     part, part_grad, part_mean, top, total = (
       x[:, :, :, start:end] for x in (query, grad, mean, *sums)
     )
-    part_key, part_value = (_first(x, seen, axis) for x in (key, value))
+    part_key, part_value = (first(x, seen, axis) for x in (key, value))
     visible = allowed[:, None, None, start:end, :seen]
     found = scores(part, part_key, scale, softcap, order)
     probs = jnp.exp(jnp.where(visible, found, MASKED) - top) / total
@@ -201,7 +201,7 @@ def _attention_backward(softcap, order, saved, grad):
     to_key += _to_keys(to_scores, part, order, to_key)
     to_value += _to_keys(probs.astype(grad.dtype), part_grad, order, to_value)
   return (
-    _in_a_row(to_query, 3),
+    in_a_row(to_query, 3),
     to_key.astype(key.dtype),
     to_value.astype(value.dtype),
     None,

@@ -45,7 +45,7 @@ def attention(
   )
 
   def some_rows(query, key, value, allowed, shared_allowed):
-    one = _part(query, key, value, allowed, scale, softcap, spec, 'bkgts')
+    one = _own(query, key, value, allowed, scale, softcap, spec)
     # Heads first, so that the scores lie as the product gives them.
     two = _part(
       query,
@@ -105,6 +105,27 @@ def _joined(one, two):
   weights = [jnp.exp(part[1] - top) for part in (one, two)]
   out, total = (weights[0] * one[i] + weights[1] * two[i] for i in (0, 2))
   return out / total
+
+
+def _own(query, key, value, allowed, scale, softcap, order):
+  """`_part` of each row's own keys, less the scores that come too late."""
+  axis = order.index('s')
+  parts = [
+    _part(
+      query[:, :, :, start:end],
+      products.first(key, seen, axis),
+      products.first(value, seen, axis),
+      allowed[:, start:end, :seen],
+      scale,
+      softcap,
+      order,
+      'bkgts',
+    )
+    for start, end, seen in products.causal_blocks(
+      query.shape[3], key.shape[axis]
+    )
+  ]
+  return products.in_a_row(parts, 3)
 
 
 def _part(query, key, value, allowed, scale, softcap, order, lie):

@@ -32,6 +32,36 @@ def rollout_of(tokenizer, responses, length=16):
   )
 
 
+def test_what_all_prompts_begin_with_is_read_once(labeler, monkeypatch):
+  """The preamble; what is left of each row is what the device gets."""
+  labeler = dataclasses.replace(labeler)
+  scorer = on_device.OnDevice(labeler, PROMPT, 16)
+  rollout = rollout_of(labeler.tokenizer, RESPONSES)
+  shapes = []
+  run = on_device._scores
+
+  def scores(*args):
+    shapes.append((args[6] and args[6].keys.shape, args[7][0].shape))
+    return run(*args)
+
+  monkeypatch.setattr(on_device, '_scores', scores)
+  got = scorer.scores(rollout, FIELDS, IDS)
+  alone = [
+    scorer.scores(
+      jax.tree.map(lambda x, i=i: x[i : i + 1], rollout),
+      FIELDS[i : i + 1],
+      IDS[i : i + 1],
+    )
+    for i in range(4)
+  ]
+  np.testing.assert_allclose(got, np.concatenate(alone), atol=1e-5)
+  (prefix, before), *others = shapes
+  assert prefix is not None
+  assert all(prefix is None for prefix, _ in others)
+  assert before[1] < min(shape[1] for _, shape in others)
+  assert len(labeler.prefixes._kept) == 1
+
+
 @pytest.mark.parametrize('name', ['summary_score', 'summary_yes_no'])
 def test_scores_are_those_of_the_text(labeler, name):
   prompt = prompts.load_prompt(name)
