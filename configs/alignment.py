@@ -30,7 +30,7 @@ def get_config(arg: str = ''):
   args = common.parse_arg(
     arg,
     smoke=False,
-    pairs=128,
+    pairs=256,
     labelers='tiny:asked/xs+tiny:asked/s+tiny:asked/l',
   )
   c = alignment.default_config()

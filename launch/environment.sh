@@ -4,9 +4,6 @@
 # package installed in it, editable, with EXTRAS such as [test]. It installs
 # again only when setup.py or the Python version has changed.
 
-# Huge pages for large arrays save page faults on CPU (glibc; else ignored).
-export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}
-
 # Prints the first Python that is new enough; a command that exists but does
 # not run (a version manager's stub) is passed over.
 find_python() {

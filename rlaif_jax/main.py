@@ -15,6 +15,8 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from rlaif_jax import host_memory
+
 _CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder for everything the run writes; it resumes from it.'
@@ -53,7 +55,8 @@ FLAG_ERRORS = (
 
 
 def _start_jax() -> None:
-  """Distributed start-up and compile cache, before the first use of jax."""
+  """Memory, distributed start-up, compile cache: before jax is used at all."""
+  host_memory.keep()
   import jax
 
   options = distributed_options(_DISTRIBUTED.value, os.environ)

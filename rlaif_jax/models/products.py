@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Bool, Float, Int
 
+from rlaif_jax.models import cache
+
 # Finite, so that a row with nothing to look at gets a uniform average (which
 # no real token reads) and not NaN; next to other scores it weighs 0.
 MASKED = -1e30
@@ -68,6 +70,10 @@ def _contract_backward(axes, out_dtype, saved, grad):
     # The first operand is what XLA transposes, with what makes it: for CPU the
     # smaller one, and not the activations of a feed-forward part.
     to_kernel = jax.lax.dot_general(grad, wide, ((rows, rows), ((), ())))
+    if cache.platform() == 'cpu':
+      # Or the transposition below is put into a product that takes 1.6 times
+      # as long.
+      to_kernel = jax.lax.optimization_barrier(to_kernel)
     to_kernel = jnp.moveaxis(to_kernel, range(-axes, 0), range(axes))
   return to_x, to_kernel.astype(x.dtype).astype(kernel.dtype)
 
@@ -177,8 +183,7 @@ def _attention_backward(softcap, order, saved, grad):
   axis = order.index('s')
   # sum_s p_s dp_s = grad . out, [B, K, G, T, 1].
   mean = (grad.astype(jnp.float32) * out).sum(-1, keepdims=True)
-  to_query = []
-  to_key, to_value = (jnp.zeros(x.shape, jnp.float32) for x in (key, value))
+  to_query, to_key, to_value = [], 0.0, 0.0
   for start, end, seen in causal_blocks(query.shape[3], key.shape[axis]):
     part, part_grad, part_mean, top, total = (
       x[:, :, :, start:end] for x in (query, grad, mean, *sums)
@@ -198,27 +203,28 @@ def _attention_backward(softcap, order, saved, grad):
       to_scores *= 1.0 - jnp.square(found / softcap)
     to_scores = (to_scores * scale).astype(query.dtype)
     to_query.append(jnp.einsum(f'bkgts,{order}->bkgth', to_scores, part_key))
-    to_key += _to_keys(to_scores, part, order, to_key)
-    to_value += _to_keys(probs.astype(grad.dtype), part_grad, order, to_value)
+    count = key.shape[axis]
+    to_key += _to_keys(part, to_scores, count)
+    to_value += _to_keys(part_grad, probs.astype(grad.dtype), count)
   return (
     in_a_row(to_query, 3),
-    to_key.astype(key.dtype),
-    to_value.astype(value.dtype),
+    jnp.einsum(f'bkhs->{order}', to_key.astype(key.dtype)),
+    jnp.einsum(f'bkhs->{order}', to_value.astype(value.dtype)),
     None,
     None,
   )
 
 
-def _to_keys(weights, queries, order: str, like: Array) -> Float[Array, '...']:
-  """What some queries give the keys that they see; 0 to all after those."""
+def _to_keys(queries, weights, count: int) -> Float[Array, 'B K h S']:
+  """What some queries give the keys that they see; 0 to all after those.
+
+  Lies so that no weights [T, S] have to be transposed.
+  """
   found = jnp.einsum(
-    f'bkgts,bkgth->{order}',
-    weights,
-    queries,
-    preferred_element_type=jnp.float32,
+    'bkgth,bkgts->bkhs', queries, weights, preferred_element_type=jnp.float32
   )
-  after = [(0, n - m) for n, m in zip(like.shape, found.shape, strict=True)]
-  return jnp.pad(found, after)
+  after = count - found.shape[-1]
+  return jnp.pad(found, [(0, 0), (0, 0), (0, 0), (0, after)])
 
 
 attention.defvjp(_attention_forward, _attention_backward)
