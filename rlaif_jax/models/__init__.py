@@ -28,8 +28,11 @@ __all__ = [
   'Origin',
   'Rope',
   'build',
+  'for_training',
   'with_options',
 ]
+
+_WRITTEN_OUT = 8  # layers at most that are not worth a loop when they train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +206,20 @@ def with_options(model: Any, **options: Any) -> Any:
     )
   config = dataclasses.replace(model.config, **options)
   return dataclasses.replace(model, config=config)
+
+
+def for_training(model: Any) -> Any:
+  """A LanguageModel or ScalarModel as its gradients are had fastest.
+
+  On one CPU device the layers of a small model come one after the other, not in
+  a loop: what they keep for the backward pass is then not copied into arrays of
+  all layers and out again, a twentieth of a step.
+  """
+  c = model.config
+  on_cpu = sharding.on_one_device() and cache_lib.platform() == 'cpu'
+  if c.remat or c.num_layers > _WRITTEN_OUT or not on_cpu:
+    return model
+  return with_options(model, unroll=c.num_layers)
 
 
 def _boxed(x: Any) -> bool:

@@ -129,6 +129,7 @@ class ModelConfig:
   dtype: str = 'float32'  # of activations
   param_dtype: str = 'float32'  # of new parameters
   remat: bool = False  # recompute each layer in the backward pass
+  unroll: int = 1  # layers in each turn of the loop over them
   # Of whole rows; 'auto' is by platform, see kernels.py.
   attention: AttentionKernel = 'auto'
   cache_layout: str | None = None  # a permutation of 'bskh'; None: by platform

@@ -1,7 +1,8 @@
 """The decoder that every family shares.
 
 Layers are one scanned body with parameters stacked [L, ...] under 'layers', so
-compile time does not grow with depth. The cache rides in the scan's carry and
+compile time does not grow with depth; `unroll` puts several of them into each
+turn of the loop. The cache rides in the scan's carry and
 each layer updates its part in place. For decoding steps they may be written out
 instead, each with parameters and a cache of its own; see steps.py.
 """
@@ -251,6 +252,7 @@ class Decoder(nn.Module):
       split_rngs={'params': True},
       in_axes=(0, nn.broadcast),
       length=c.num_layers,
+      unroll=c.unroll,
       metadata_params={nn.PARTITION_NAME: 'layers'},
     )(c, self.rules)
 

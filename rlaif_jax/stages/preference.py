@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from rlaif_jax import sharding
+from rlaif_jax import models, sharding
 from rlaif_jax.core import masking, preference
 from rlaif_jax.core.types import Params, TokenBatch
 from rlaif_jax.data import pipeline, transforms
@@ -231,7 +231,7 @@ def loss_of(config: ConfigDict) -> Loss:
 
 def make_loss(config: ConfigDict, model) -> Callable:
   """loss(trained, Pairs, key, Frozen) -> (mean over pairs, metrics)."""
-  loss = loss_of(config)
+  loss, model = loss_of(config), models.for_training(model)
 
   def logps(params, batch: Pairs):
     """Log-probabilities and lengths of responses, [B] of each text."""

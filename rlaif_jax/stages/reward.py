@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from ml_collections import ConfigDict
 
-from rlaif_jax import evaluators, sharding
+from rlaif_jax import evaluators, models, sharding
 from rlaif_jax.core import losses
 from rlaif_jax.core.types import PairBatch
 from rlaif_jax.data import pipeline, records
@@ -287,6 +287,7 @@ def make_loss(model, max_response: int, loss: str = 'soft'):
 
   The batch is a PairBatch, a MarginBatch or _rankings.Rankings.
   """
+  model = models.for_training(model)
   if loss == 'kway':
     return _rankings.make_loss(model)
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from rlaif_jax import sharding
+from rlaif_jax import models, sharding
 from rlaif_jax.core import logprobs
 from rlaif_jax.core.types import TokenBatch
 from rlaif_jax.data import pipeline, transforms
@@ -209,6 +209,7 @@ def make_loss(
   response tokens go through the last layer and are unembedded, which for large
   vocabularies and short responses is most of the unembedding saved.
   """
+  model = models.for_training(model)
 
   def loss_fn(params, batch, key):
     del key  # no dropout: the batch alone decides

@@ -3,12 +3,13 @@
 import functools
 import itertools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rlaif_jax import models
+from rlaif_jax import models, sharding
 from rlaif_jax.inference import score
 from rlaif_jax.models import layers
 
@@ -51,6 +52,40 @@ def apply(model, params, tokens, kwargs):
 
 def logits_of(model, params, tokens, **kwargs):
   return np.asarray(apply(model, params, tokens, kwargs).logits)
+
+
+@pytest.mark.parametrize('config', [LLAMA, GPT_NEO])
+def test_written_out_layers_train_as_in_a_loop(config, tokens):
+  model = models.build(config)
+  params = jax.jit(model.init)(jax.random.key(0))
+  other = models.for_training(model)
+  assert (model.config.unroll, other.config.unroll) == (1, 2)
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def grads(model, params):
+    def loss(params):
+      return jnp.square(model.apply(params, tokens).logits).mean()
+
+    return jax.value_and_grad(loss)(params)
+
+  chex.assert_trees_all_close(
+    grads(other, params), grads(model, params), rtol=1e-4, atol=1e-6
+  )
+
+
+def test_which_layers_are_written_out(llama):
+  model, _ = llama
+  again = models.with_options(model, remat=True)
+  assert models.for_training(again) == again
+  deep = models.with_options(model, num_layers=9)
+  assert models.for_training(deep) == deep
+
+
+@pytest.mark.multidevice
+def test_layers_stay_in_a_loop_on_a_mesh(llama):
+  model, _ = llama
+  with jax.set_mesh(sharding.make_mesh({'data': 4, 'fsdp': 2, 'tensor': 1})):
+    assert models.for_training(model) == model
 
 
 def test_models_are_values():
