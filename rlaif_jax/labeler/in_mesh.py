@@ -16,7 +16,8 @@ from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data import transforms
 from rlaif_jax.inference import decode, packing, score
 from rlaif_jax.inference.sampling import SamplingConfig
-from rlaif_jax.labeler import Counters, prefixes
+from rlaif_jax.labeler import Counters
+from rlaif_jax.labeler import prefixes as prefixes_lib
 from rlaif_jax.models import LanguageModel, hf, locate, with_options
 
 _LABEL_ROOM = 8  # positions that stay free for the tokens of a label
@@ -49,9 +50,9 @@ class InMeshLabeler:
   counters: Counters = dataclasses.field(default_factory=Counters)
 
   @functools.cached_property
-  def prefixes(self) -> prefixes.Prefixes:
+  def prefixes(self) -> prefixes_lib.Prefixes:
     """What texts begin with, read once."""
-    return prefixes.Prefixes(
+    return prefixes_lib.Prefixes(
       self.model, self.params, self.tokenizer.pad_id, self._lengths()
     )
 
