@@ -62,9 +62,17 @@ def clusters(
       else:
         rest += same
     if rest:
-      start = _shared(rows, rest) if len(rest) > 1 else 0
-      found.append((start if start >= _WORTH else 0, rest))
+      found.append((prefix_length(rows, rest), rest))
   return found
+
+
+def prefix_length(rows: Sequence[Ids], ordered: Sequence[int]) -> int:
+  """Tokens that some rows, sorted by their ids, begin with.
+
+  At least one token of each row is left; 0 where nothing is worth sharing.
+  """
+  shared = _shared(rows, ordered) if len(ordered) > 1 else 0
+  return shared if shared >= _WORTH else 0
 
 
 def trees(

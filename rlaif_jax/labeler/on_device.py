@@ -154,8 +154,7 @@ class OnDevice:
 
   def _prefix(self, rows, rollout) -> tuple[int, types.Cache | None]:
     """How many tokens all rows begin with, and their keys and values."""
-    # One cluster, since none of them could fill a batch.
-    [(start, _)] = packing.clusters(rows, range(len(rows)), len(rows) + 1)
+    start = packing.prefix_length(sorted(rows), range(len(rows)))
     if start and jax.process_count() > 1:
       # On CPU two programs with collectives may wait for each other, see above.
       jax.block_until_ready(rollout.response_tokens)

@@ -216,8 +216,8 @@ def for_training(model: Any) -> Any:
   all layers and out again, a twentieth of a step.
   """
   c = model.config
-  on_cpu = sharding.on_one_device() and cache_lib.platform() == 'cpu'
-  if c.remat or c.num_layers > _WRITTEN_OUT or not on_cpu:
+  small = c.num_layers <= _WRITTEN_OUT and not c.remat
+  if not small or not cache_lib.on_one_cpu():
     return model
   return with_options(model, unroll=c.num_layers)
 

@@ -43,6 +43,11 @@ def platform() -> str:
   return default if isinstance(default, str) else default.platform
 
 
+def on_one_cpu() -> bool:
+  """Whether programs are for a single device, and that is a CPU."""
+  return sharding.on_one_device() and platform() == 'cpu'
+
+
 def layout(config: ModelConfig) -> str:
   """Axis order of this model's cache, after the leading L."""
   if config.cache_layout is not None:

@@ -181,10 +181,11 @@ def _attention_forward(query, key, value, allowed, scale, softcap, order):
 def _attention_backward(softcap, order, saved, grad):
   query, key, value, allowed, scale, out, sums = saved
   axis = order.index('s')
+  count = key.shape[axis]
   # sum_s p_s dp_s = grad . out, [B, K, G, T, 1].
   mean = (grad.astype(jnp.float32) * out).sum(-1, keepdims=True)
   to_query, to_key, to_value = [], 0.0, 0.0
-  for start, end, seen in causal_blocks(query.shape[3], key.shape[axis]):
+  for start, end, seen in causal_blocks(query.shape[3], count):
     part, part_grad, part_mean, top, total = (
       x[:, :, :, start:end] for x in (query, grad, mean, *sums)
     )
@@ -203,7 +204,6 @@ def _attention_backward(softcap, order, saved, grad):
       to_scores *= 1.0 - jnp.square(found / softcap)
     to_scores = (to_scores * scale).astype(query.dtype)
     to_query.append(jnp.einsum(f'bkgts,{order}->bkgth', to_scores, part_key))
-    count = key.shape[axis]
     to_key += _to_keys(part, to_scores, count)
     to_value += _to_keys(part_grad, probs.astype(grad.dtype), count)
   return (

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlaif_jax import sharding
 from rlaif_jax.core import types
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models.config import ModelConfig
@@ -113,5 +112,4 @@ def _layer(stacked, number: int):
 
 def _written_out(config: ModelConfig) -> bool:
   """Whether layers are: in float32 on one CPU device."""
-  on_cpu = sharding.on_one_device() and cache_lib.platform() == 'cpu'
-  return on_cpu and config.dtype == 'float32'
+  return cache_lib.on_one_cpu() and config.dtype == 'float32'

@@ -2,9 +2,9 @@
 
 Layers are one scanned body with parameters stacked [L, ...] under 'layers', so
 compile time does not grow with depth; `unroll` puts several of them into each
-turn of the loop. The cache rides in the scan's carry and
-each layer updates its part in place. For decoding steps they may be written out
-instead, each with parameters and a cache of its own; see steps.py.
+turn of the loop. The cache rides in the scan's carry and each layer updates its
+part in place. For decoding steps they may be written out instead, each with
+parameters and a cache of its own; see steps.py.
 """
 
 from typing import Any
