@@ -48,19 +48,22 @@ def make_generate(
   options = decode.Options(max_new_tokens, sampling, tuple(eos_ids), pad_id)
   first = jax.jit(functools.partial(_first, model, options))
   go_on = jax.jit(
-    functools.partial(decode.advance, model, options=options),
+    functools.partial(decode.advance, options=options),
+    static_argnums=0,
     static_argnames='fewest',
-    donate_argnums=1,
+    donate_argnums=2,
   )
   shrink = jax.jit(functools.partial(_shrink, model), static_argnums=0)
 
   def run(params, prompts, key, row_ids=None) -> types.Rollout:
     state, row_keys = first(params, prompts, key, row_ids, stops)
-    found, rows = None, None
+    found, rows, laid = None, None, (None, None)
     while True:
       size = state.token.shape[0]
       fewest = _below(size)
-      state = go_on(params, state, row_keys, stops, fewest=fewest)
+      if model.for_steps(size) != laid[0]:
+        laid = decode.lay(model, params, size)
+      state = go_on(*laid, state, row_keys, stops, fewest=fewest)
       left = _open_rows(state, max_new_tokens)
       if not left:
         return _finish(prompts, found, rows, state)

@@ -121,20 +121,35 @@ def make_generate(
   second = jax.jit(
     functools.partial(
       decode,
-      model,
       max_new_tokens=max_new_tokens,
       sampling=sampling,
       eos_ids=tuple(eos_ids),
       pad_id=pad_id,
     ),
-    donate_argnums=1,
+    static_argnums=0,
+    donate_argnums=2,
   )
 
   def run(params, prompts, key, row_ids=None) -> types.Rollout:
     logits, cache, row_keys = first(params, prompts, key, row_ids)
-    return second(params, cache, logits, prompts, row_keys, stops)[0]
+    found = lay(model, params, prompts.tokens.shape[0])
+    return second(*found, cache, logits, prompts, row_keys, stops)[0]
 
   return run
+
+
+def lay(
+  model: LanguageModel, params: types.Params, rows: int
+) -> tuple[LanguageModel, types.Params]:
+  """Model and parameters for `advance`, where it reads them in another layout.
+
+  They are laid out by a program of their own: in that of the loop XLA takes the
+  memory twice, for what is laid out and for what the loop reads.
+  """
+  for_steps = model.for_steps(rows)
+  if for_steps == model:
+    return model, params
+  return for_steps, _lay(model, params, rows)
 
 
 def prefill(
@@ -191,7 +206,7 @@ def decode(
   """Samples until every row is done; see `generate`.
 
   Args:
-    model: the model.
+    model: the model, or that of `lay`.
     params: its parameters.
     cache: as `prefill` gives it.
     logits: as `prefill` gives them.
@@ -251,8 +266,13 @@ def advance(
   *,
   fewest: int = 0,
 ) -> State:
-  """Decodes on, as long as more than `fewest` rows are not done."""
-  model, params = model.for_steps(params, state.token.shape[0])
+  """Decodes on, as long as more than `fewest` rows are not done.
+
+  `model` and `params` may be those of `lay`.
+  """
+  rows = state.token.shape[0]
+  params = model.step_params(params, rows)
+  model = model.for_steps(rows)
 
   def body(state: State) -> State:
     output = model.apply(
@@ -292,6 +312,11 @@ def fold_rows(
   if row_ids is None:
     row_ids = jnp.arange(batch, dtype=jnp.int32)
   return jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _lay(model, params, rows):
+  return model.step_params(params, rows)
 
 
 def _first_program(model, max_new_tokens, params, prompts, key, row_ids):

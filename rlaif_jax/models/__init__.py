@@ -156,15 +156,20 @@ class LanguageModel:
     """`cache` as the model of `for_steps` takes it."""
     return steps.cache(self.config, cache)
 
-  def for_steps(
-    self, params: types.Params, rows: int
-  ) -> tuple['LanguageModel', types.Params]:
-    """This model and `params` in the form that reads fastest, see steps.py.
+  def for_steps(self, rows: int) -> 'LanguageModel':
+    """This model in the form that reads weights and cache fastest, steps.py.
 
-    It takes one token of each of `rows` rows at a time, and a `step_cache`.
+    It takes one token of each of `rows` rows at a time, its parameters from
+    `step_params`, and a `step_cache`.
     """
-    config, params = steps.params(self.config, params, rows)
-    return dataclasses.replace(self, config=config), params
+    return dataclasses.replace(self, config=steps.config(self.config, rows))
+
+  def step_params(self, params: types.Params, rows: int) -> types.Params:
+    """`params` as the model of `for_steps` takes them.
+
+    That model itself has them already.
+    """
+    return steps.params(self.config, params, rows)
 
   @property
   def _module(self) -> Decoder:

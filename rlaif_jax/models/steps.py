@@ -4,7 +4,9 @@ Such a step reads every weight and the whole cache and computes little, so it
 takes as long as reading them. On one CPU device, where the scanned layers copy
 what they read first, layers are written out, each with its own part of the
 cache, and kernels lie in tiles of outputs [t, D, n], which memory hands out in
-the order they are read: a third less time, and with many rows as much.
+the order they are read: a third less time, and with many rows as much. A table
+of tokens that is unembedding too becomes such a kernel where it is narrow; else
+it is read as it lies, nearly as fast and without a second one in memory.
 """
 
 import dataclasses
@@ -22,6 +24,7 @@ from rlaif_jax.models.config import ModelConfig
 _WEIGHTS = frozenset({'kernel', 'tokens', 'positions', 'lora_a', 'lora_b'})
 # Outputs in a tile; with more rows than `_FEW` products are worth more of them.
 _TILE, _WIDE_TILE, _FEW = 64, 256, 32
+_NARROW = 512
 
 
 def cache(config: ModelConfig, stacked: types.Cache) -> types.Cache:
@@ -36,38 +39,48 @@ def cache(config: ModelConfig, stacked: types.Cache) -> types.Cache:
   return dataclasses.replace(stacked, keys=keys, values=values)
 
 
+def config(plain: ModelConfig, rows: int) -> ModelConfig:
+  """The config of a model that takes one token of each of `rows` rows."""
+  if plain.tile or not _written_out(plain):
+    return plain
+  tile = _TILE if rows <= _FEW else _WIDE_TILE
+  tied = plain.tie_embeddings and plain.hidden_width >= _NARROW
+  return dataclasses.replace(plain, tile=tile, tie_embeddings=tied)
+
+
 def params(
-  config: ModelConfig, stacked: types.Params, rows: int
-) -> tuple[ModelConfig, types.Params]:
-  """A model and its parameters for many steps of `rows` rows.
+  plain: ModelConfig, stacked: types.Params, rows: int
+) -> types.Params:
+  """The parameters of that model.
 
   Weights are of the type in which they are multiplied: cast once, not in every
   step. Otherwise as they are, or written out and tiled.
   """
+  if plain.tile:
+    return stacked
 
   def cast(path, x):
     used = path[-1].key in _WEIGHTS and jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(config.dtype) if used else x
+    return x.astype(plain.dtype) if used else x
 
   stacked = jax.tree_util.tree_map_with_path(cast, stacked)
-  if not _written_out(config):
-    return config, stacked
+  found = config(plain, rows)
+  if found.tile is None:
+    return stacked
   apart = {name: x for name, x in stacked.items() if name != 'layers'}
-  for i in range(config.num_layers):
+  for i in range(plain.num_layers):
     apart[f'layers_{i}'] = _layer(stacked['layers'], i)
-  if config.tie_embeddings:
+  if plain.tie_embeddings and not found.tie_embeddings:
     kernel = {'kernel': stacked['embed']['tokens'].T}
     apart['unembedding'] = kernel | stacked.get('unembedding', {})
-  tile = _TILE if rows <= _FEW else _WIDE_TILE
-  config = dataclasses.replace(config, tile=tile, tie_embeddings=False)
 
   def lay(path, x):
     if path[-1].key != 'kernel' or not jnp.issubdtype(x.dtype, jnp.floating):
       return x
     # Attention's output alone contracts two axes, heads and their size.
-    return tiled(x, 2 if path[-2].key == 'out' else 1, tile)
+    return tiled(x, 2 if path[-2].key == 'out' else 1, found.tile)
 
-  return config, jax.tree_util.tree_map_with_path(lay, apart)
+  return jax.tree_util.tree_map_with_path(lay, apart)
 
 
 def tiled(
@@ -99,10 +112,27 @@ def contract(
   """As `products.contract`, with a kernel in tiles."""
   rows = x.shape[: x.ndim - inputs]
   flat = x.reshape(-1, kernel.shape[1])
+  # A gather, so that XLA does not compute x itself once for every tile.
+  flat = flat.at[jnp.arange(flat.shape[0])].get(mode='promise_in_bounds')
   flat = jnp.broadcast_to(flat, (kernel.shape[0], *flat.shape))
   y = jnp.einsum('tmd,tdn->tmn', flat, kernel, preferred_element_type=out_dtype)
   y = y.swapaxes(0, 1).reshape(flat.shape[1], -1)[:, : math.prod(outputs)]
   return y.reshape(*rows, *outputs)
+
+
+def unembed(
+  hidden: Float[Array, '... D'], table: Float[Array, 'V D']
+) -> Float[Array, '... V']:
+  """Float32 logits of few hidden states."""
+  logits = jax.lax.dot_general(
+    table,
+    hidden.reshape(-1, hidden.shape[-1]),
+    (((1,), (1,)), ((), ())),
+    preferred_element_type=jnp.float32,
+  )
+  # Or XLA swaps the operands, and the table is read across its rows.
+  logits = jax.lax.optimization_barrier(logits).T
+  return logits.reshape(*hidden.shape[:-1], table.shape[0])
 
 
 def _layer(stacked, number: int):

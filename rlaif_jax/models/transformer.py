@@ -26,6 +26,7 @@ from rlaif_jax.models import (
   products,
   rope,
   sight,
+  steps,
 )
 from rlaif_jax.models.config import ModelConfig
 
@@ -280,9 +281,12 @@ class Decoder(nn.Module):
     c = self.config
     if c.tie_embeddings:
       table = self.embed.tokens.astype(hidden.dtype)
-      logits = jnp.einsum(
-        '...d,vd->...v', hidden, table, preferred_element_type=jnp.float32
-      )
+      if c.tile is not None:
+        logits = steps.unembed(hidden, table)
+      else:
+        logits = jnp.einsum(
+          '...d,vd->...v', hidden, table, preferred_element_type=jnp.float32
+        )
       if c.unembed_bias:
         logits = self.unembedding(logits)
     else:

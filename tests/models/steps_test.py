@@ -26,7 +26,7 @@ def decode(model, params, tokens, mask, count, *, fresh, apart):
   logits, cache = [out.logits], out.cache
   if apart:
     cache = model.step_cache(cache)
-    model, params = model.for_steps(params, rows)
+    params, model = model.step_params(params, rows), model.for_steps(rows)
     assert model.config.tile and isinstance(cache.keys, tuple)
   rng = np.random.default_rng(0)
   real = np.ones((rows, 1), bool)
@@ -52,6 +52,18 @@ def test_logits(load_checkpoint, name, monkeypatch):
   tokens, mask = lm.padded('left')
   plain = run(model, params, tokens, mask, 4, fresh=False, apart=False)
   found = run(model, params, tokens, mask, 4, fresh=True, apart=True)
+  chex.assert_trees_all_close(found, plain, **close)
+
+
+@pytest.mark.parametrize('name', ['gemma2', 'gpt_neo'])
+def test_a_wide_table_is_read_as_it_lies(load_checkpoint, name, monkeypatch):
+  model, params = load_checkpoint(name).language_model
+  assert 'unembedding' in model.step_params(params, 2)
+  monkeypatch.setattr(steps, '_NARROW', 0)
+  assert 'unembedding' not in model.step_params(params, 2)
+  hidden = jax.random.normal(jax.random.key(0), (2, 1, model.config.width))
+  found = model.for_steps(2).unembed(model.step_params(params, 2), hidden)
+  plain = model.unembed(params, hidden)
   chex.assert_trees_all_close(found, plain, **close)
 
 
@@ -93,16 +105,15 @@ def test_where_they_stay_together(load_checkpoint, monkeypatch):
   """On other chips, and in bfloat16; the table is then cast once."""
   model, params = load_checkpoint('gpt_neo').language_model
   half = models.with_options(model, dtype='bfloat16')
-  same, cast = half.for_steps(params, 2)
-  assert same == half
+  cast = half.step_params(params, 2)
+  assert half.for_steps(2) == half
   assert cast['embed']['tokens'].dtype == jnp.bfloat16
   assert cast['final_norm']['scale'].dtype == jnp.float32
   monkeypatch.setattr(steps.cache_lib, 'platform', lambda: 'tpu')
   cache = model.init_cache(2, 4)
   assert model.step_cache(cache) is cache
-  same, found = model.for_steps(params, 2)
-  assert same == model
-  chex.assert_trees_all_equal(found, params)
+  assert model.for_steps(2) == model
+  chex.assert_trees_all_equal(model.step_params(params, 2), params)
 
 
 def test_a_fresh_cache_is_the_same_for_windows_too(load_checkpoint):
