@@ -61,6 +61,11 @@ def fine_buckets(limit: int) -> tuple[int, ...]:
   return short + power_buckets(limit, 256, 8)
 
 
+def prompt_buckets(limit: int) -> tuple[int, ...]:
+  """64, 96, 128, 192, ... and `limit`: few, since RL compiles much for each."""
+  return power_buckets(limit, 64, 2)
+
+
 def left_pad(
   rows: Sequence[Sequence[int]],
   length: Length,
@@ -209,7 +214,7 @@ def prompt_batch(
   tokenizer: Tokenizer,
   max_prompt: int,
   *,
-  pad_to_bucket: bool = False,
+  among: Sequence | None = None,
   overflow: Overflow = 'error',
 ) -> PromptBatch:
   """Prompts, left-padded to `max_prompt` (or a bucket), for decoding.
@@ -218,14 +223,19 @@ def prompt_batch(
     examples: B rows with `id` and `prompt`.
     tokenizer: of the model that decodes.
     max_prompt: tokens allowed for a prompt, with BOS.
-    pad_to_bucket: P is the smallest of `power_buckets` that holds the batch.
+    among: rows of which these are a part, such as those of all hosts: P is then
+      the smallest of `prompt_buckets` that holds them all.
     overflow: 'truncate' cuts prompts by `truncate_query`.
 
   Raises:
     ValueError: a prompt is too long, or cannot be cut.
   """
   ids = _encode_prompts(examples, tokenizer, max_prompt, overflow)
-  length = _width(max_prompt, pad_to_bucket)
+  length = max_prompt
+  if among is not None:
+    others = _encode_prompts(among, tokenizer, max_prompt, overflow)
+    longest = max(len(row) for row in [*ids, *others])
+    length = bucket_length(longest, prompt_buckets(max_prompt))
   tokens, mask = left_pad(
     ids, length, tokenizer.pad_id, names=[e.id for e in examples]
   )

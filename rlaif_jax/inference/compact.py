@@ -62,7 +62,7 @@ def make_generate(
       size = state.token.shape[0]
       fewest = _below(size)
       if model.for_steps(size) != laid[0]:
-        laid = decode.lay(model, params, size)
+        laid = model.laid_out(params, size)
       state = go_on(*laid, state, row_keys, stops, fewest=fewest)
       left = _open_rows(state, max_new_tokens)
       if not left:

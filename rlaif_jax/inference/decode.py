@@ -132,24 +132,10 @@ def make_generate(
 
   def run(params, prompts, key, row_ids=None) -> types.Rollout:
     logits, cache, row_keys = first(params, prompts, key, row_ids)
-    found = lay(model, params, prompts.tokens.shape[0])
+    found = model.laid_out(params, prompts.tokens.shape[0])
     return second(*found, cache, logits, prompts, row_keys, stops)[0]
 
   return run
-
-
-def lay(
-  model: LanguageModel, params: types.Params, rows: int
-) -> tuple[LanguageModel, types.Params]:
-  """Model and parameters for `advance`, where it reads them in another layout.
-
-  They are laid out by a program of their own: in that of the loop XLA takes the
-  memory twice, for what is laid out and for what the loop reads.
-  """
-  for_steps = model.for_steps(rows)
-  if for_steps == model:
-    return model, params
-  return for_steps, _lay(model, params, rows)
 
 
 def prefill(
@@ -206,7 +192,7 @@ def decode(
   """Samples until every row is done; see `generate`.
 
   Args:
-    model: the model, or that of `lay`.
+    model: the model, or that of `LanguageModel.laid_out`.
     params: its parameters.
     cache: as `prefill` gives it.
     logits: as `prefill` gives them.
@@ -268,7 +254,7 @@ def advance(
 ) -> State:
   """Decodes on, as long as more than `fewest` rows are not done.
 
-  `model` and `params` may be those of `lay`.
+  `model` and `params` may be those of `LanguageModel.laid_out`.
   """
   rows = state.token.shape[0]
   params = model.step_params(params, rows)
@@ -312,11 +298,6 @@ def fold_rows(
   if row_ids is None:
     row_ids = jnp.arange(batch, dtype=jnp.int32)
   return jax.vmap(jax.random.fold_in, (None, 0))(key, row_ids)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _lay(model, params, rows):
-  return model.step_params(params, rows)
 
 
 def _first_program(model, max_new_tokens, params, prompts, key, row_ids):

@@ -6,6 +6,7 @@ Hugging Face `model_type`.
 """
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -171,6 +172,20 @@ class LanguageModel:
     """
     return steps.params(self.config, params, rows)
 
+  def laid_out(
+    self, params: types.Params, rows: int
+  ) -> tuple['LanguageModel', types.Params]:
+    """The model of `for_steps` and its parameters; or both as they are.
+
+    They are laid out by a program of their own: in that of the steps XLA takes
+    the memory twice, for what is laid out and for what the loop reads. Where
+    they would only be cast, that is left to the steps.
+    """
+    model = self.for_steps(rows)
+    if model == self:
+      return self, params
+    return model, _step_params(self, params, rows)
+
   @property
   def _module(self) -> Decoder:
     return Decoder(self.config, self.rules)
@@ -182,6 +197,11 @@ class LanguageModel:
   def _abstract(self) -> types.Params:
     # The key is made inside: a mesh may have no devices to make one on.
     return jax.eval_shape(lambda: self._boxed(jax.random.key(0)))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _step_params(model, params, rows):
+  return model.step_params(params, rows)
 
 
 def build(config: Mapping[str, Any], **options: Any) -> LanguageModel:

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from rlaif_jax import algorithms, sharding
 from rlaif_jax.core import masking, returns
-from rlaif_jax.core.types import Rollout, TokenBatch
+from rlaif_jax.core.types import PromptBatch, Rollout, TokenBatch
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.stages._rl_update import RLState
 
@@ -146,11 +146,36 @@ def rows_of(groups: Int[np.ndarray, ' M'], size: int) -> Int[np.ndarray, ' B']:
 
 
 @jax.jit
-def merge(kept: Any, new: Any, rows: Int[Array, ' B']) -> Any:
-  """These rows of two batches, the new one's after the other's."""
+def merge(
+  kept: tuple[Rollout, Float[Array, ' B']],
+  new: tuple[Rollout, Float[Array, ' B']],
+  rows: Int[Array, ' M'],
+) -> tuple[Rollout, Float[Array, ' M']]:
+  """These rows of two scored batches, the new one's after the other's."""
 
   def take(a, b):
     taken = jnp.concatenate([a, b])[rows]
     return sharding.constrain(taken, 'batch', *[None] * (a.ndim - 1))
 
-  return jax.tree.map(take, kept, new)
+  rollouts = as_wide([kept[0], new[0]])
+  return jax.tree.map(take, (rollouts[0], kept[1]), (rollouts[1], new[1]))
+
+
+def as_wide(batches: list) -> list:
+  """Rollouts or prompts, left-padded to the longest prompt of them all."""
+  tokens, mask = (
+    ('tokens', 'mask')
+    if isinstance(batches[0], PromptBatch)
+    else ('prompt_tokens', 'prompt_mask')
+  )
+  width = max(getattr(batch, mask).shape[1] for batch in batches)
+
+  def widen(batch):
+    before = width - getattr(batch, mask).shape[1]
+    wide = {
+      name: jnp.pad(getattr(batch, name), ((0, 0), (before, 0)))
+      for name in (tokens, mask)
+    }
+    return dataclasses.replace(batch, **wide)
+
+  return [widen(batch) for batch in batches]

@@ -24,6 +24,9 @@ def config() -> ConfigDict:
       compact=False,
       int8_cache=False,  # keys and values in a quarter to half of the memory
       stop=(),  # texts that end a response, as EOS does
+      # Prompts are padded to the longest of their batch, to 64, 96, 128, 192,
+      # ... tokens, and not to max_prompt; each length that occurs is compiled.
+      buckets=True,
     )
   )
 
@@ -80,8 +83,9 @@ def make_rollouts(
     ids = np.asarray(row_ids, np.int32)
     for at in range(0, len(examples), size):
       rows = np.minimum(np.arange(at, at + size), len(examples) - 1)
+      asked = [examples[i] for i in rows]
       prompts = transforms.prompt_batch(
-        [examples[i] for i in rows], tokenizer, config.max_prompt
+        asked, tokenizer, config.max_prompt, among=asked
       )
       prompts, numbers = sharding.shard_batch(
         (prompts, ids[rows]), s.mesh, whole=True

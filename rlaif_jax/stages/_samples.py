@@ -194,8 +194,9 @@ def sample(
     )
     ended += sharding.to_host(last)[:count].tolist()
     if same_tokens:
+      asked = [examples[i] for i in rows]
       plain = transforms.prompt_batch(
-        [examples[i] for i in rows], loaded.tokenizer, config.max_prompt
+        asked, loaded.tokenizer, config.max_prompt, among=asked
       )
       plain = sharding.shard_batch(plain, s.mesh, whole=True)
       other = dataclasses.replace(

@@ -150,12 +150,16 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
       pipeline.batch_indices(config.seed, number, num_prompts, len(examples)),
       group,
     )
+    chosen = [examples[i] for i in rows]
     ids = common.host_share(config.batch_size)
     prompts = transforms.prompt_batch(
-      [examples[rows[i]] for i in ids], loaded.tokenizer, config.max_prompt
+      [chosen[i] for i in ids],
+      loaded.tokenizer,
+      config.max_prompt,
+      among=chosen[::group] if config.sampler.buckets else None,
     )
     prompts = dataclasses.replace(prompts, group=group)
-    return [examples[i] for i in rows], (prompts, ids, texts(number))
+    return chosen, (prompts, ids, texts(number))
 
   batches = pipeline.prefetch(batch)
 
@@ -190,6 +194,8 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
   def describe(at: int):
     """Prompts of all rollouts of a step, for one that went wrong."""
     parts = [batch(number)[1] for number in rounds.numbers(at)]
+    prompts = _rounds.as_wide([part[0] for part in parts])
+    parts = [(p, *rest) for p, (_, *rest) in zip(prompts, parts, strict=True)]
     return jax.tree.map(lambda *xs: np.concatenate(xs), *parts)
 
   with common.checkpointer_for(s, 'objective/rlhf_reward') as checkpointer:

@@ -120,10 +120,27 @@ def test_prompt_batch_is_left_padded(byte_tokenizer):
   batch = transforms.prompt_batch(rows, byte_tokenizer, 4)
   np.testing.assert_array_equal(batch.mask, [[0, 1, 1, 1], [0, 0, 1, 1]])
   assert byte_tokenizer.decode(batch.tokens[1][batch.mask[1]]) == 'a:'
-  batch = transforms.prompt_batch(rows, byte_tokenizer, 40, pad_to_bucket=True)
-  assert batch.tokens.shape == (2, 16)
   with pytest.raises(ValueError, match='row7: its prompt has 3 tokens'):
     transforms.prompt_batch(rows, byte_tokenizer, 2)
+
+
+def test_prompts_are_as_wide_as_the_longest_of_all_hosts(byte_tokenizer):
+  rows = [example('a' * n) for n in (5, 90, 130)]
+
+  def width(count, among, limit=500):
+    batch = transforms.prompt_batch(
+      rows[:count], byte_tokenizer, limit, among=among
+    )
+    assert batch.tokens.shape == batch.mask.shape
+    assert batch.mask.sum() == sum((5, 90, 130)[:count])
+    return batch.tokens.shape[1]
+
+  assert width(1, None) == 500
+  assert width(1, rows[:1]) == width(1, []) == 64
+  assert width(1, rows[:2]) == width(2, rows[:1]) == 96
+  assert width(1, rows) == 192
+  assert width(1, rows, limit=150) == 150
+  assert transforms.prompt_buckets(50) == (50,)
 
 
 def test_prompt_batch_truncates_when_told(byte_tokenizer):

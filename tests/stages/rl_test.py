@@ -15,7 +15,7 @@ from rlaif_jax.data.tokenizer import load_tokenizer
 from rlaif_jax.inference import decode, score
 from rlaif_jax.inference.sampling import SamplingConfig
 from rlaif_jax.models import heads, hf, locate
-from rlaif_jax.stages import _rl_update, common, rl
+from rlaif_jax.stages import _rl_update, _sampler, common, rl
 from rlaif_jax.training.metrics import read_metrics
 
 B, P, R = 8, 6, 5
@@ -305,6 +305,16 @@ def stage_config(policy, reward, **overrides):
   return c
 
 
+def assert_alike(one, two):
+  """Two runs' metrics are the same but for rounding."""
+  for first, second in zip(one, two, strict=True):
+    for key in first.keys() - {k for k in first if k.startswith(CLOCK)}:
+      # Adam's first update is as large where the gradient is rounding alone.
+      steep = 'grad_norm' in key or key == 'objective/kl'
+      rel = 1e-2 if steep else 1e-3
+      assert second[key] == pytest.approx(first[key], rel=rel, abs=1e-4), key
+
+
 @pytest.mark.parametrize('name', ['reward_model', 'direct'])
 def test_stage(tiny_model, tiny_reward_model, tmp_path, one_device, name):
   path = tiny_reward_model if name == 'reward_model' else tiny_model
@@ -323,6 +333,37 @@ def test_stage(tiny_model, tiny_reward_model, tmp_path, one_device, name):
   assert largest(jax.tree.map(np.subtract, params, start)) > 1e-4
 
 
+def test_prompts_padded_to_their_longest(
+  tiny_model, tmp_path, one_device, monkeypatch
+):
+  """Another width of the same prompts: the same run, but for rounding."""
+  widths, make = [], _sampler.make
+
+  def seen(*args):
+    sampler = make(*args)
+
+    def run(params, prompts, *rest):
+      widths.append(prompts.tokens.shape[1])
+      return sampler(params, prompts, *rest)
+
+    return run
+
+  monkeypatch.setattr(_sampler, 'make', seen)
+  rows = []
+  for buckets in (True, False):
+    config = stage_config(
+      tiny_model,
+      ('length', ''),
+      max_prompt=110,
+      **{'sampler.buckets': buckets},
+    )
+    rl.run(config, tmp_path / str(buckets))
+    rows.append(read_metrics(tmp_path / str(buckets)))
+  assert max(widths[:3]) < 110
+  assert widths[3:] == [110] * 3
+  assert_alike(*rows)
+
+
 @pytest.mark.multidevice
 def test_stage_on_a_mesh_is_that_on_one_device(
   tiny_model, tmp_path, one_device, monkeypatch
@@ -334,13 +375,7 @@ def test_stage_on_a_mesh_is_that_on_one_device(
   monkeypatch.setattr(sharding, 'make_mesh', everywhere)
   config.mesh.update(data=2, fsdp=2, tensor=2)
   rl.run(config, tmp_path / 'eight')
-  one, eight = (read_metrics(tmp_path / name) for name in ('one', 'eight'))
-  for first, second in zip(one, eight, strict=True):
-    for key in first.keys() - {k for k in first if k.startswith(CLOCK)}:
-      # Adam's first update is as large where the gradient is rounding alone.
-      steep = 'grad_norm' in key or key == 'objective/kl'
-      rel = 1e-2 if steep else 1e-3
-      assert second[key] == pytest.approx(first[key], rel=rel, abs=1e-4), key
+  assert_alike(*(read_metrics(tmp_path / name) for name in ('one', 'eight')))
 
 
 def test_reference_and_value_of_their_own(make_model, tmp_path, one_device):

@@ -10,7 +10,7 @@ import pytest
 
 from rlaif_jax import rewards, sharding
 from rlaif_jax.algorithms import grpo
-from rlaif_jax.core.types import Rollout
+from rlaif_jax.core.types import PromptBatch, Rollout
 from rlaif_jax.data import pipeline
 from rlaif_jax.stages import _rounds, rl
 from rlaif_jax.training.metrics import read_metrics
@@ -35,8 +35,8 @@ def drawn(number, good, mesh):
   """Rollout `number`, told by its tokens; groups differ where `good` says."""
   ids = number * 100 + np.arange(B, dtype=np.int32)
   rollout = Rollout(
-    prompt_tokens=np.repeat(ids[:, None], P, 1),
-    prompt_mask=np.ones((B, P), bool),
+    prompt_tokens=np.repeat(ids[:, None], width_of(number), 1),
+    prompt_mask=np.ones((B, width_of(number)), bool),
     response_tokens=np.repeat(ids[:, None], R, 1),
     response_mask=np.ones((B, R), bool),
     logprobs=-np.repeat(ids[:, None], R, 1).astype(np.float32),
@@ -45,6 +45,11 @@ def drawn(number, good, mesh):
   arrays = sharding.shard_batch((rollout, scores.astype(np.float32)), mesh)
   spent = {'labeler/labels': B, 'labeler/tokens': jnp.int32(number)}
   return _rounds.Drawn(*arrays, [f'prompt {i}' for i in ids], number, spent)
+
+
+def width_of(number):
+  """Of the prompts of a rollout."""
+  return P + number % 2
 
 
 def expected_rows(good, limit):
@@ -82,7 +87,11 @@ def test_the_batch_is_that_of_a_loop(shape, share):
     )
   ids, rounds = expected_rows(good, limit)
   rollout, scores = sharding.to_host((found.rollout, found.scores))
-  np.testing.assert_array_equal(rollout.prompt_tokens[:, 0], ids)
+  np.testing.assert_array_equal(rollout.prompt_tokens[:, -1], ids)
+  np.testing.assert_array_equal(
+    rollout.prompt_mask.sum(1), width_of(ids // 100)
+  )
+  assert rollout.prompt_mask[:, -P:].all()  # the padding is on the left
   np.testing.assert_array_equal(rollout.response_tokens[:, 1], ids)
   np.testing.assert_array_equal(rollout.logprobs[:, 0], -ids)
   assert found.examples == [f'prompt {i}' for i in ids]
@@ -101,6 +110,18 @@ def test_the_batch_is_that_of_a_loop(shape, share):
   assert tokens == sum(range(rounds))
   if count > 1 and rounds > 1:
     assert not found.rollout.logprobs.is_fully_replicated
+
+
+def test_prompts_are_made_as_wide_as_each_other():
+  parts = [
+    PromptBatch(np.full((1, n), n, np.int32), np.ones((1, n), bool), group=2)
+    for n in (3, 1)
+  ]
+  wide = _rounds.as_wide(parts)
+  np.testing.assert_array_equal(wide[0].tokens, [[3, 3, 3]])
+  np.testing.assert_array_equal(wide[1].tokens, [[0, 0, 1]])
+  np.testing.assert_array_equal(wide[1].mask, [[False, False, True]])
+  assert wide[1].group == 2
 
 
 def test_off_is_one_rollout_a_step():

@@ -140,7 +140,9 @@ def test_restart_ends_byte_identical(
   monkeypatch.setattr(
     transforms,
     'prompt_batch',
-    lambda e, *args: asked.extend(x.id for x in e) or prompt_batch(e, *args),
+    lambda e, *args, **kw: (
+      asked.extend(x.id for x in e) or prompt_batch(e, *args, **kw)
+    ),
   )
   sample.run(config, workdir)
   for name in (sample.ALL, sample.SELECTED):
