@@ -184,7 +184,7 @@ class LanguageModel:
     model = self.for_steps(rows)
     if model == self:
       return self, params
-    return model, _step_params(self, params, rows)
+    return model, _filled(_laid(self, params, rows), params)
 
   @property
   def _module(self) -> Decoder:
@@ -200,8 +200,19 @@ class LanguageModel:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))
-def _step_params(model, params, rows):
-  return model.step_params(params, rows)
+def _laid(model, params, rows):
+  """`step_params`, with None for what is as it was: jit would copy it."""
+  same = set(map(id, jax.tree.leaves(params)))
+  return jax.tree.map(
+    lambda x: None if id(x) in same else x, model.step_params(params, rows)
+  )
+
+
+def _filled(tree, other):
+  """A tree of dicts with its Nones from the same place of another."""
+  if isinstance(tree, dict):
+    return {k: _filled(v, other and other.get(k)) for k, v in tree.items()}
+  return other if tree is None else tree
 
 
 def build(config: Mapping[str, Any], **options: Any) -> LanguageModel:

@@ -61,7 +61,7 @@ def params(
 
   def cast(path, x):
     used = path[-1].key in _WEIGHTS and jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(plain.dtype) if used else x
+    return x.astype(plain.dtype) if used and x.dtype != plain.dtype else x
 
   stacked = jax.tree_util.tree_map_with_path(cast, stacked)
   found = config(plain, rows)
