@@ -6,6 +6,7 @@ cut prompts and responses are how such systems go wrong unseen.
 """
 
 import itertools
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -16,9 +17,8 @@ from rlaif_jax.data.tokenizer import Tokenizer
 from rlaif_jax.data.truncation import truncate_query
 
 Overflow = Literal['error', 'truncate']
-Length = (
-  int | Sequence[int]
-)  # one length, or buckets of which the smallest fits
+# One length, or buckets of which the smallest that fits is taken.
+Length = int | Sequence[int]
 
 
 # -- padding ------------------------------------------------------------------
@@ -168,7 +168,7 @@ def sft_batch(
   max_response: int,
   *,
   row_weights: np.ndarray | None = None,
-  pad_to_bucket: bool = False,
+  among: Sequence | None = None,
   overflow: Overflow = 'error',
 ) -> TokenBatch:
   """Demonstrations, right-padded; the loss is on the response and its EOS.
@@ -179,8 +179,8 @@ def sft_batch(
     max_prompt: tokens allowed for a prompt, with BOS.
     max_response: tokens allowed for a response, with EOS.
     row_weights: [B]; rows with 0 (they only fill the batch) give no loss.
-    pad_to_bucket: T is the smallest of `power_buckets` that holds the batch,
-      not max_prompt + max_response.
+    among: rows of which these are a part, such as those of all hosts: T is then
+      the smallest of `power_buckets` that holds them all.
     overflow: 'truncate' cuts prompts by `truncate_query` and drops the end of
       a response, which then has no EOS, since it does not end there.
 
@@ -190,15 +190,19 @@ def sft_batch(
   for example in examples:
     if example.response is None:
       raise ValueError(f'{example.id}: has no response to learn from')
-  prompts, responses = _encode_rows(
-    examples,
-    [e.response for e in examples],
-    tokenizer,
-    (max_prompt, max_response),
-    overflow,
-  )
+
+  def encode(some):
+    responses = [e.response for e in some]
+    limits = (max_prompt, max_response)
+    return _encode_rows(some, responses, tokenizer, limits, overflow)
+
+  prompts, responses = encode(examples)
   rows = [p + r for p, r in zip(prompts, responses, strict=True)]
-  length = _width(max_prompt + max_response, pad_to_bucket)
+  length = max_prompt + max_response
+  if among is not None:
+    others = map(operator.add, *encode(_without(among, examples)))
+    longest = max(map(len, [*rows, *others]), default=0)
+    length = bucket_length(longest, power_buckets(length))
   tokens, mask = right_pad(
     rows, length, tokenizer.pad_id, names=[e.id for e in examples]
   )
@@ -233,8 +237,9 @@ def prompt_batch(
   ids = _encode_prompts(examples, tokenizer, max_prompt, overflow)
   length = max_prompt
   if among is not None:
-    others = _encode_prompts(among, tokenizer, max_prompt, overflow)
-    longest = max(len(row) for row in [*ids, *others])
+    rest = _without(among, examples)
+    others = _encode_prompts(rest, tokenizer, max_prompt, overflow)
+    longest = max(map(len, [*ids, *others]), default=0)
     length = bucket_length(longest, prompt_buckets(max_prompt))
   tokens, mask = left_pad(
     ids, length, tokenizer.pad_id, names=[e.id for e in examples]
@@ -249,7 +254,6 @@ def pair_batch(
   max_response: int,
   *,
   row_weights: np.ndarray | None = None,
-  pad_to_bucket: bool = False,
   overflow: Overflow = 'error',
 ) -> PairBatch:
   """Preference pairs, right-padded, both texts to the same width.
@@ -261,8 +265,6 @@ def pair_batch(
     max_prompt: tokens allowed for a prompt, with BOS.
     max_response: tokens allowed for a response, with EOS.
     row_weights: [B] float, default 1; 0 for rows that only fill the batch.
-    pad_to_bucket: T is the smallest of `power_buckets` that holds the batch,
-      not max_prompt + max_response.
     overflow: as in `sft_batch`, except that the EOS stays: a reward model
       reads its score there.
 
@@ -276,7 +278,6 @@ def pair_batch(
         'first, or leave such rows out'
       )
   limits = (max_prompt, max_response)
-  length = _width(max_prompt + max_response, pad_to_bucket)
   names = [row.id for row in rows]
   sequences = []
   for side in (0, 1):
@@ -287,7 +288,7 @@ def pair_batch(
       responses = [[*r[:-1], tokenizer.eos_id] for r in responses]
     sequences += [p + r for p, r in zip(prompts, responses, strict=True)]
   tokens, mask = right_pad(
-    sequences, length, tokenizer.pad_id, names=names + names
+    sequences, sum(limits), tokenizer.pad_id, names=names + names
   )
   size = len(rows)
   weight = np.ones(size) if row_weights is None else row_weights
@@ -301,8 +302,10 @@ def pair_batch(
   )
 
 
-def _width(limit: int, pad_to_bucket: bool) -> Length:
-  return power_buckets(limit) if pad_to_bucket else limit
+def _without(rows: Sequence, others: Sequence) -> list:
+  """The rows that are not the very same as one of the others."""
+  known = set(map(id, others))
+  return [row for row in rows if id(row) not in known]
 
 
 def _encode_prompts(

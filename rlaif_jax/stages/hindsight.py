@@ -104,15 +104,16 @@ def make_objective(config: ConfigDict, loaded: common.Loaded) -> sft.Objective:
   """The module's loss, on batches whose leaves are [B, K, T]."""
   plain = sft.plain_objective(config, loaded)
 
-  def batch(rows: Sequence[Example]) -> TokenBatch:
-    asked = [
+  def asked(rows: Sequence[Example]) -> list[Example]:
+    return [
       dataclasses.replace(row, prompt=prompt)
       for row in rows
       for prompt in (row.prompt, *row.meta['other_prompts'])
     ]
-    return jax.tree.map(
-      lambda x: x.reshape(len(rows), -1, x.shape[-1]), plain.batch(asked)
-    )
+
+  def batch(rows: Sequence[Example], among: Sequence[Example]) -> TokenBatch:
+    found = plain.batch(asked(rows), asked(among))
+    return jax.tree.map(lambda x: x.reshape(len(rows), -1, x.shape[-1]), found)
 
   return sft.Objective(make_loss(config, loaded.model), batch)
 

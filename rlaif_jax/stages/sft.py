@@ -7,7 +7,7 @@ Next-token cross-entropy on the response tokens of `prompt + ' ' + response`.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +30,7 @@ class Objective(NamedTuple):
   """What a step learns from, and how."""
 
   loss: Callable  # loss(params, batch, key) -> (scalar, metrics)
-  batch: Callable[[Sequence[Example]], Any]  # of this host's rows of a step
+  batch: Callable  # batch(this host's rows of a step, all hosts') -> arrays
 
 
 def default_config() -> ConfigDict:
@@ -112,8 +112,11 @@ def fit(
 
   rows_of = make_order(config, loaded.tokenizer, train)
 
+  share = common.host_share(config.batch_size)
+
   def batch(at: int):
-    return objective.batch([train[i] for i in rows_of(at)])
+    rows = [train[i] for i in rows_of(at)]
+    return objective.batch([rows[i] for i in share], rows)
 
   plain = jax.jit(lora.joined(plain_objective(config, loaded).loss))
   evaluate = make_evaluate(
@@ -153,13 +156,13 @@ def fit(
 def plain_objective(config: ConfigDict, loaded: common.Loaded) -> Objective:
   """Cross-entropy on the responses."""
 
-  def batch(rows: Sequence[Example]):
+  def batch(rows: Sequence[Example], among: Sequence[Example]):
     return transforms.sft_batch(
       rows,
       loaded.tokenizer,
       config.max_prompt,
       config.max_response,
-      pad_to_bucket=config.group_by_length,
+      among=among if config.group_by_length else None,
       overflow=config.overlong_response,
     )
 
@@ -170,13 +173,10 @@ def plain_objective(config: ConfigDict, loaded: common.Loaded) -> Objective:
 
 
 def make_order(config: ConfigDict, tokenizer, train: Sequence[Example]):
-  """rows(step) -> row numbers of this host's share of the step's batch."""
+  """rows(step) -> row numbers of the step's batch, all hosts'."""
   size, count = config.batch_size, len(train)
   if not config.group_by_length:
-    return lambda at: pipeline.batch_indices(
-      config.seed, at, size, count,
-      process_index=jax.process_index(), process_count=jax.process_count(),
-    )  # fmt: skip
+    return lambda at: pipeline.batch_indices(config.seed, at, size, count)
   lengths = [
     len(ids) for ids in tokenizer.encode_batch([e.prompt for e in train])
   ]
@@ -184,11 +184,7 @@ def make_order(config: ConfigDict, tokenizer, train: Sequence[Example]):
   places = np.append(
     np.arange(count), np.resize(np.arange(count), -count % size)
   )
-  order = np.argsort(lengths, kind='stable')[np.sort(places)]
-  # Strided over hosts, so that each has texts of the same lengths.
-  blocks = order.reshape(-1, size)[
-    :, jax.process_index() :: jax.process_count()
-  ]
+  blocks = np.argsort(lengths, kind='stable')[np.sort(places)].reshape(-1, size)
 
   def rows(at: int):
     (block,) = pipeline.batch_indices(config.seed, at, 1, len(blocks))

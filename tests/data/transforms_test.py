@@ -124,6 +124,22 @@ def test_prompt_batch_is_left_padded(byte_tokenizer):
     transforms.prompt_batch(rows, byte_tokenizer, 2)
 
 
+def test_texts_are_as_wide_as_the_longest_of_all_hosts(byte_tokenizer):
+  rows = [example('a' * n, response='b' * n) for n in (4, 20)]
+
+  def width(among, limit=200):
+    batch = transforms.sft_batch(
+      rows[:1], byte_tokenizer, limit, limit, among=among
+    )
+    assert batch.mask.sum() == 10  # with a space and the end
+    return batch.tokens.shape[1]
+
+  assert width(None) == 400
+  assert width([]) == width(rows[:1]) == 16
+  assert width(rows) == 48
+  assert width(rows, limit=22) == 44  # 42 tokens
+
+
 def test_prompts_are_as_wide_as_the_longest_of_all_hosts(byte_tokenizer):
   rows = [example('a' * n) for n in (5, 90, 130)]
 
@@ -173,9 +189,9 @@ def test_pair_batch(byte_tokenizer):
 def test_pair_batch_takes_records_and_weights(byte_tokenizer):
   row = types.SimpleNamespace(id='r', prompt='a:', pair=('x', 'y'), p_first=1)
   batch = transforms.pair_batch(
-    [row, row], byte_tokenizer, 30, 4, row_weights=[1, 0], pad_to_bucket=True
+    [row, row], byte_tokenizer, 30, 4, row_weights=[1, 0]
   )
-  assert batch.tokens_1.shape == (2, 16)
+  assert batch.tokens_1.shape == (2, 34)
   np.testing.assert_array_equal(batch.weight, np.float32([1, 0]))
 
 

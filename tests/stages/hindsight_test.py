@@ -96,7 +96,7 @@ def by_hand(loaded, contrast, entropy, smoothing):
 def test_loss_by_hand(loaded, contrast, entropy, smoothing):
   config = make_config(contrast=contrast, entropy=entropy, smoothing=smoothing)
   loss_fn, batch = hindsight.make_objective(config, loaded)
-  loss, metrics = jax.jit(loss_fn)(loaded.params, batch(ROWS), None)
+  loss, metrics = jax.jit(loss_fn)(loaded.params, batch(ROWS, ROWS), None)
   expected = by_hand(loaded, contrast, entropy, smoothing)
   names = ('loss/sft', 'loss/contrast', 'policy/entropy_avg')
   found = [loss, *(metrics[name] for name in names)]
@@ -108,15 +108,15 @@ def test_without_its_own_terms_it_is_sft(loaded):
   config = make_config(contrast=0.0, entropy=0.0, smoothing=0.0)
   loss_fn, batch = hindsight.make_objective(config, loaded)
   plain_loss, plain_batch = sft.plain_objective(config, loaded)
-  grad = jax.grad(lambda p: loss_fn(p, batch(ROWS), None)[0])
-  plain = jax.grad(lambda p: plain_loss(p, plain_batch(ROWS), None)[0])
+  grad = jax.grad(lambda p: loss_fn(p, batch(ROWS, ROWS), None)[0])
+  plain = jax.grad(lambda p: plain_loss(p, plain_batch(ROWS, ROWS), None)[0])
   assert_close(grad(loaded.params), plain(loaded.params))
 
 
 def test_rows_that_fill_and_microbatches_change_nothing(loaded):
   loss_fn, batch = hindsight.make_objective(make_config(), loaded)
   grad_fn = jax.jit(jax.grad(loss_fn, has_aux=True), static_argnums=2)
-  whole = batch(ROWS)
+  whole = batch(ROWS, ROWS)
   grads, metrics = grad_fn(loaded.params, whole, None)
   doubled = jax.tree.map(lambda x: np.concatenate([x, x]), whole)
   nothing = np.zeros_like(whole.loss_mask)
@@ -204,7 +204,7 @@ def test_sharded_equals_unsharded(tiny_model):
         *hf.load(tiny_model, mesh=mesh), load_tokenizer(tiny_model), tiny_model
       )
       loss_fn, batch = hindsight.make_objective(config, model)
-      tokens = sharding.shard_batch(batch(ROWS), mesh)
+      tokens = sharding.shard_batch(batch(ROWS, ROWS), mesh)
       loss, grads = jax.jit(
         jax.value_and_grad(lambda p, b, f=loss_fn: f(p, b, None)[0])
       )(model.params, tokens)

@@ -68,7 +68,7 @@ def test_padding_changes_nothing(model, prompt_loss):
   lm, params, tokenizer = model
   loss_fn = sft.make_loss(lm, MAX_RESPONSE, prompt_loss)
   grad = jax.jit(jax.value_and_grad(loss_fn, has_aux=True))
-  tight = batch_of(tokenizer, pad_to_bucket=True)
+  tight = batch_of(tokenizer, among=ROWS)
   wide = batch_of(tokenizer)
   assert tight.tokens.shape[1] < wide.tokens.shape[1]
   noise = np.random.default_rng(0).integers(3, 50, wide.tokens.shape)
