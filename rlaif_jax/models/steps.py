@@ -24,7 +24,7 @@ from rlaif_jax.models.config import ModelConfig
 _WEIGHTS = frozenset({'kernel', 'tokens', 'positions', 'lora_a', 'lora_b'})
 # Outputs in a tile; with more rows than `_FEW` products are worth more of them.
 _TILE, _WIDE_TILE, _FEW = 64, 256, 32
-_NARROW = 512
+_NARROW = 512  # width below which a tied table becomes a kernel
 
 
 def cache(config: ModelConfig, stacked: types.Cache) -> types.Cache:
