@@ -108,9 +108,10 @@ def test_kernels_hold_no_scores(repo, tmp_path, topology, kernel):
     assert code == 0, text
     return float(rows['sft/step'][3])
 
-  # Eight heads of 4096 x 4096 float32 scores are half a GiB.
+  # Eight heads of 4096 x 4096 float32 scores are half a GiB, of which XLA holds
+  # those of some blocks of queries.
   found = activations(kernel)
-  assert activations('auto') == found < activations('xla') - 0.5
+  assert activations('auto') == found < activations('xla') - 0.25
 
 
 def test_slices_lie_along_data():
