@@ -26,6 +26,23 @@ def epoch_permutation(seed: int, epoch: int, n: int) -> np.ndarray:
   return order
 
 
+def host_share(
+  batch_size: int, process_index: int, process_count: int
+) -> np.ndarray:
+  """Places in the batch that are this host's: [batch_size / hosts] int64.
+
+  Raises:
+    ValueError: hosts that do not divide the batch.
+  """
+  if batch_size % process_count:
+    raise ValueError(
+      f'a batch of {batch_size} rows cannot be shared by {process_count} '
+      'hosts; make batch_size a multiple of the number of hosts'
+    )
+  share = batch_size // process_count
+  return np.arange(process_index * share, (process_index + 1) * share)
+
+
 def batch_indices(
   seed: int,
   step: int,
@@ -56,16 +73,10 @@ def batch_indices(
     raise ValueError(
       'the data set is empty: there is no row to take a batch of'
     )
-  if batch_size % process_count:
-    raise ValueError(
-      f'a batch of {batch_size} rows cannot be shared by {process_count} '
-      'hosts; make batch_size a multiple of the number of hosts'
-    )
-  share = batch_size // process_count
-  first = step * batch_size + process_index * share
-  places = np.arange(first, first + share)
-  rows = np.empty(share, np.int64)
-  for epoch in range(first // n, (first + share - 1) // n + 1):
+  share = host_share(batch_size, process_index, process_count)
+  places = step * batch_size + share
+  rows = np.empty(len(places), np.int64)
+  for epoch in range(places[0] // n, places[-1] // n + 1):
     here = places // n == epoch
     rows[here] = epoch_permutation(seed, epoch, n)[places[here] % n]
   return rows
@@ -88,14 +99,9 @@ def eval_batches(
   """
   if n < 1:
     raise ValueError('the data set is empty: there is nothing to evaluate')
-  if batch_size % process_count:
-    raise ValueError(
-      f'a batch of {batch_size} rows cannot be shared by {process_count} hosts'
-    )
-  share = batch_size // process_count
+  share = host_share(batch_size, process_index, process_count)
   for start in range(0, n, batch_size):
-    first = start + process_index * share
-    rows = np.arange(first, first + share)
+    rows = start + share
     real = rows < n
     yield np.where(real, rows, 0), real.astype(np.float32)
 

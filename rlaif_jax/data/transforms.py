@@ -6,7 +6,6 @@ cut prompts and responses are how such systems go wrong unseen.
 """
 
 import itertools
-import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -191,21 +190,22 @@ def sft_batch(
     if example.response is None:
       raise ValueError(f'{example.id}: has no response to learn from')
 
-  def encode(some):
-    responses = [e.response for e in some]
-    limits = (max_prompt, max_response)
-    return _encode_rows(some, responses, tokenizer, limits, overflow)
-
-  prompts, responses = encode(examples)
-  rows = [p + r for p, r in zip(prompts, responses, strict=True)]
-  length = max_prompt + max_response
+  limits, size = (max_prompt, max_response), len(examples)
+  length: Length = sum(limits)
   if among is not None:
-    others = map(operator.add, *encode(_without(among, examples)))
-    longest = max(map(len, [*rows, *others]), default=0)
-    length = bucket_length(longest, power_buckets(length))
-  tokens, mask = right_pad(
-    rows, length, tokenizer.pad_id, names=[e.id for e in examples]
+    examples = [*examples, *_without(among, examples)]
+    length = power_buckets(sum(limits))
+  texts = [e.response for e in examples]
+  prompts, responses = _encode_rows(
+    examples, texts, tokenizer, limits, overflow
   )
+  tokens, mask = right_pad(
+    [p + r for p, r in zip(prompts, responses, strict=True)],
+    length,
+    tokenizer.pad_id,
+    names=[e.id for e in examples],
+  )
+  tokens, mask, prompts = tokens[:size], mask[:size], prompts[:size]
   starts = np.array([len(p) for p in prompts], np.int32)
   loss_mask = mask & (np.arange(tokens.shape[1]) >= starts[:, None])
   if row_weights is not None:
@@ -234,17 +234,16 @@ def prompt_batch(
   Raises:
     ValueError: a prompt is too long, or cannot be cut.
   """
-  ids = _encode_prompts(examples, tokenizer, max_prompt, overflow)
-  length = max_prompt
+  length: Length = max_prompt
+  size = len(examples)
   if among is not None:
-    rest = _without(among, examples)
-    others = _encode_prompts(rest, tokenizer, max_prompt, overflow)
-    longest = max(map(len, [*ids, *others]), default=0)
-    length = bucket_length(longest, prompt_buckets(max_prompt))
+    examples = [*examples, *_without(among, examples)]
+    length = prompt_buckets(max_prompt)
+  ids = _encode_prompts(examples, tokenizer, max_prompt, overflow)
   tokens, mask = left_pad(
     ids, length, tokenizer.pad_id, names=[e.id for e in examples]
   )
-  return PromptBatch(tokens=tokens, mask=mask)
+  return PromptBatch(tokens=tokens[:size], mask=mask[:size])
 
 
 def pair_batch(

@@ -20,7 +20,7 @@ import rich.console
 from ml_collections import ConfigDict
 
 from rlaif_jax import models, sharding
-from rlaif_jax.data import datasets, transforms
+from rlaif_jax.data import datasets, pipeline, transforms
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.data.tokenizer import Tokenizer
 from rlaif_jax.inference.sampling import SamplingConfig
@@ -345,6 +345,5 @@ def host_share(batch_size: int) -> np.ndarray:
   Also the rows' part of their sampling keys, so that what a row gets does not
   depend on how many hosts there are.
   """
-  share = batch_size // jax.process_count()
-  first = jax.process_index() * share
-  return np.arange(first, first + share, dtype=np.int32)
+  index, count = jax.process_index(), jax.process_count()
+  return pipeline.host_share(batch_size, index, count).astype(np.int32)

@@ -100,7 +100,7 @@ def test_kernels_hold_no_scores(repo, tmp_path, topology, kernel):
       '--config.model.remat=True',
       '--config.max_prompt=3968',
       '--config.max_response=128',
-      '--config.batch_size=4',
+      '--config.batch_size=8',
       '--quick',
     )
     if re.search('cuDNN (is not detected|not found)', text):
@@ -108,10 +108,10 @@ def test_kernels_hold_no_scores(repo, tmp_path, topology, kernel):
     assert code == 0, text
     return float(rows['sft/step'][3])
 
-  # Eight heads of 4096 x 4096 float32 scores are half a GiB, of which XLA holds
-  # those of some blocks of queries.
+  # Eight heads of 4096 x 4096 float32 scores are half a GiB. A chip has two
+  # rows, since XLA holds the scores of some blocks of queries and not of all.
   found = activations(kernel)
-  assert activations('auto') == found < activations('xla') - 0.25
+  assert activations('auto') == found < activations('xla') - 0.5
 
 
 def test_slices_lie_along_data():

@@ -14,7 +14,7 @@ from rlaif_jax.data import transforms
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.data.tokenizer import load_tokenizer
 from rlaif_jax.models import hf
-from rlaif_jax.stages import sft
+from rlaif_jax.stages import common, sft
 from rlaif_jax.training.metrics import read_metrics
 
 MAX_PROMPT, MAX_RESPONSE = 12, 6
@@ -149,6 +149,14 @@ def test_grouped_order_covers_all_rows(model, count, size):
 def test_plain_order_covers_all_rows(model):
   rows_of = sft.make_order(order_config(False, 4), model[2], range(8))
   assert sorted([*rows_of(0), *rows_of(1)]) == list(range(8))
+
+
+def test_a_batch_that_hosts_cannot_share_is_refused(monkeypatch):
+  monkeypatch.setattr(jax, 'process_count', lambda: 4)
+  monkeypatch.setattr(jax, 'process_index', lambda: 1)
+  np.testing.assert_array_equal(common.host_share(8), [2, 3])
+  with pytest.raises(ValueError, match='batch of 6 rows .* 4 hosts; make'):
+    common.host_share(6)
 
 
 def make_config(model, **overrides):
