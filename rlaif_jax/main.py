@@ -15,7 +15,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from rlaif_jax import host_memory
+from rlaif_jax import host
 
 _CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
 _WORKDIR = flags.DEFINE_string(
@@ -55,8 +55,8 @@ FLAG_ERRORS = (
 
 
 def _start_jax() -> None:
-  """Memory, distributed start-up, compile cache: before jax is used at all."""
-  host_memory.keep()
+  """Process, distributed start-up, compile cache: before jax is used at all."""
+  host.prepare()
   import jax
 
   options = distributed_options(_DISTRIBUTED.value, os.environ)

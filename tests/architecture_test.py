@@ -35,7 +35,7 @@ _FLOORS = {
   'models': 1,
   'data': 1,
   'sharding': 1,
-  'host_memory': 1,
+  'host': 1,
   'core': 0,
 }
 # The one import within a floor: models place their parameters on the mesh.

@@ -19,6 +19,8 @@ os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 import jax
 import pytest
 
+from rlaif_jax import host
+
 jax.config.update('jax_num_cpu_devices', 8)
 # A silent [B] + [B, 1] broadcast is the classic bug of this kind of code.
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -27,6 +29,10 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 _CACHE = _REPO / '.cache' / os.environ.get('PYTEST_XDIST_WORKER', 'main')
 jax.config.update('jax_compilation_cache_dir', str(_CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+# For this process alone: those that tests start choose for themselves.
+host.add_threads(8)
+jax.devices()
+os.environ.pop('PJRT_NPROC')
 
 
 @pytest.fixture(scope='session')

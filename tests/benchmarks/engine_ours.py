@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from rlaif_jax import algorithms, host_memory, rewards, sharding
+from rlaif_jax import algorithms, host, rewards, sharding
 from rlaif_jax.core.types import PairBatch, PromptBatch, TokenBatch
 from rlaif_jax.data import tokenizer as tokenizer_lib
 from rlaif_jax.inference import decode
@@ -191,7 +191,7 @@ def main():
     'reward': reward_step,
     'dpo': dpo_step,
   }[args.program]
-  host_memory.keep()  # as rlaif_jax.main does
+  host.prepare()  # as rlaif_jax.main does
   mesh = sharding.make_mesh(devices=jax.devices()[:1])
   with jax.set_mesh(mesh):
     common.take_turns(lambda: program(args.folder, shape, args.dtype, mesh))

@@ -8,13 +8,14 @@ import sys
 
 import jax
 
-from rlaif_jax import models, sharding
+from rlaif_jax import host, models, sharding
 from rlaif_jax.data.tokenizer import load_tokenizer
 from rlaif_jax.labeler.in_mesh import InMeshLabeler
 from rlaif_jax.models import locate
 
 
 def main(port: str, count: int, index: int):
+  host.add_threads(2)
   jax.config.update('jax_platforms', 'cpu')
   jax.config.update('jax_num_cpu_devices', 2)
   if count > 1:

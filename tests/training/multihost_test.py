@@ -15,6 +15,8 @@ from rlaif_jax.training import metrics
 PROGRAM = """
 import os, pathlib, sys, time
 import jax
+from rlaif_jax import host
+host.add_threads(2)
 jax.config.update('jax_num_cpu_devices', 2)
 address, index, target, seconds = sys.argv[1:]
 jax.distributed.initialize(
