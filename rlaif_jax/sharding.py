@@ -17,6 +17,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
+_HOST = 'pinned_host'  # memory of the host that chips read from directly
+
 MeshAxes = str | tuple[str, ...] | None
 Rules = Mapping[str, MeshAxes] | tuple[tuple[str, MeshAxes], ...]
 
@@ -223,6 +225,35 @@ def to_host(tree: Any) -> Any:
     return np.asarray(x)
 
   return jax.tree.map(get, tree)
+
+
+def in_host_memory(where: Any) -> Any:
+  """Shardings of arrays that wait in their hosts' memory, as `where` splits.
+
+  A jitted function that takes them brings them to the chips with `on_device`.
+  """
+  return jax.tree.map(lambda s: s.with_memory_kind(_HOST), where)
+
+
+def is_in_host_memory(where: jax.sharding.Sharding) -> bool:
+  """Whether `in_host_memory` made this sharding."""
+  return where.memory_kind == _HOST
+
+
+def in_device_memory(where: jax.sharding.Sharding) -> jax.sharding.Sharding:
+  """The sharding that `in_host_memory` was given."""
+  return where.with_memory_kind('device') if is_in_host_memory(where) else where
+
+
+def on_device(x: jax.Array) -> jax.Array:
+  """`x` in the chips' memory, where it is computed with; also inside of jit.
+
+  Of an array that waits in host memory this is a copy, which the compiler lets
+  live as long as it is used; in a loop over layers that is one layer long.
+  """
+  if jax.typeof(x).memory_space == jax.memory.Space.Host:
+    return jax.device_put(x, jax.memory.Space.Device)
+  return x
 
 
 def wait_for_all(name: str) -> None:

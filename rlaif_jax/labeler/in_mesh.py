@@ -283,6 +283,8 @@ def load(
   mesh=None,
   rules=None,
   dtype: str = 'float32',
+  param_dtype: str = '',
+  offload: bool = False,
   max_tokens: int = 4096,
   batch_size: int = 64,
 ) -> InMeshLabeler:
@@ -290,14 +292,15 @@ def load(
 
   Args:
     path: as in `models.locate`.
-    mesh: where the parameters go.
-    rules: of sharding; default `sharding.DEFAULT_RULES`.
+    mesh, rules: where the parameters go.
     dtype: of the computation.
-    max_tokens: of a prompt.
-    batch_size: texts in one forward pass.
+    param_dtype, offload: of the parameters, see `hf.load`; '' = as in the file.
+    max_tokens, batch_size: see `InMeshLabeler`.
   """
   folder = locate.resolve(path)
-  model, params = hf.load(folder, mesh=mesh, rules=rules)
+  model, params = hf.load(
+    folder, dtype=param_dtype or None, offload=offload, mesh=mesh, rules=rules
+  )
   return InMeshLabeler(
     model=with_options(model, dtype=dtype),
     params=params,

@@ -17,20 +17,15 @@ class Embedding(nn.Module):
     """Declares the tables."""
     c = self.config
     init = nn.initializers.normal(0.02)
-    dtype = jnp.dtype(c.param_dtype)
-    self.tokens = self.param(
-      'tokens',
-      nn.with_logical_partitioning(init, ('vocab_table', 'embed_table')),
+    shape, axes = (
       (c.vocab_size, c.hidden_width),
-      dtype,
+      ('vocab_table', 'embed_table'),
     )
+    self.tokens = linear.param(self, 'tokens', init, shape, axes)
     if c.rope is None:
-      self.positions = self.param(
-        'positions',
-        nn.with_logical_partitioning(init, ('position', 'embed_table')),
-        (c.max_positions + c.position_offset, c.width),
-        dtype,
-      )
+      shape = (c.max_positions + c.position_offset, c.width)
+      axes = ('position', 'embed_table')
+      self.positions = linear.param(self, 'positions', init, shape, axes)
     if c.embed_width is not None:
       self.project = linear.Linear(
         c, (c.embed_width,), (c.width,), ('embed_table', 'embed')

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from rlaif_jax import sharding
 from rlaif_jax.core import masking, types
 from rlaif_jax.models import LanguageModel
 
@@ -105,7 +106,7 @@ class ScalarModel:
     self, params: types.Params, hidden: Float[Array, '... D']
   ) -> Float[Array, '...']:
     """The scalar at what a trunk gave, float32; only the head is read."""
-    head = params['head']
+    head = jax.tree.map(sharding.on_device, params['head'])
     kernel = head['kernel'].astype(jnp.float32)
     return hidden.astype(jnp.float32) @ kernel + head['bias'].astype(
       jnp.float32

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from huggingface_hub import errors, snapshot_download
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, SingleDeviceSharding
 
@@ -24,6 +23,7 @@ from rlaif_jax.models import (
   LanguageModel,
   families,
   int8,
+  locate,
   safetensors_io,
   weights,
   with_options,
@@ -39,13 +39,13 @@ _HEAD = {
   'head/kernel': Tensor(_SCORE, '1 D', 'D'),
   'head/bias': Tensor(_BIAS, '1', ''),
 }
-_DOWNLOAD = ('*.json', '*.jinja', '*.model', '*.safetensors', '*.txt')
 
 
 def load(
   path: str | pathlib.Path,
   *,
   dtype: Any = None,
+  offload: bool = False,
   mesh: Mesh | None = None,
   rules: sharding.Rules | None = None,
 ) -> tuple[LanguageModel, types.Params]:
@@ -56,6 +56,8 @@ def load(
     dtype: of the parameters; None keeps the file's, bit by bit; 'int8' is for
       kernels to be frozen, see models/int8.py. Activations are float32 unless
       `models.with_options` says otherwise.
+    offload: the parameters wait in host memory and come to the device where
+      they are used, a layer at a time; for models that only compute.
     mesh: where to; None is the mesh set with `jax.set_mesh`, or else the
       default device. Each device's part is read by itself.
     rules: sharding rules over the default ones.
@@ -65,7 +67,7 @@ def load(
     ValueError: something is not supported, or the file's tensors are not
       exactly those of the model.
   """
-  folder = _folder(path)
+  folder = locate.folder(path)
   reader = safetensors_io.Reader(folder)
   if _SCORE in reader.shapes:
     raise ValueError(
@@ -73,18 +75,19 @@ def load(
       'it with load_reward_model'
     )
   model = LanguageModel(_model_config(reader), sharding.freeze_rules(rules))
-  return _load(reader, model, dtype, mesh)
+  return _load(reader, model, dtype, offload, mesh)
 
 
 def load_reward_model(
   path: str | pathlib.Path,
   *,
   dtype: Any = None,
+  offload: bool = False,
   mesh: Mesh | None = None,
   rules: sharding.Rules | None = None,
 ) -> tuple[ScalarModel, types.Params]:
   """Loads a *ForSequenceClassification of one label; see `load`."""
-  folder = _folder(path)
+  folder = locate.folder(path)
   reader = safetensors_io.Reader(folder)
   shape = reader.shapes.get(_SCORE)
   if shape is None or shape[0] != 1:
@@ -94,12 +97,12 @@ def load_reward_model(
       '*ForSequenceClassification with one label'
     )
   trunk = LanguageModel(_model_config(reader), sharding.freeze_rules(rules))
-  return _load(reader, ScalarModel(trunk), dtype, mesh)
+  return _load(reader, ScalarModel(trunk), dtype, offload, mesh)
 
 
 def describe(path: str | pathlib.Path) -> Model:
   """The model of a folder, of either kind, without its parameters."""
-  reader = safetensors_io.Reader(_folder(path))
+  reader = safetensors_io.Reader(locate.folder(path))
   trunk = LanguageModel(_model_config(reader))
   return ScalarModel(trunk) if _SCORE in reader.shapes else trunk
 
@@ -163,28 +166,6 @@ def save(
 # -- loading ----------------------------------------------------------------
 
 
-def _folder(path: str | pathlib.Path) -> pathlib.Path:
-  """The local folder of a path or hub id, downloaded if need be."""
-  folder = pathlib.Path(path).expanduser()
-  if folder.is_dir():
-    return folder
-  if folder.exists():
-    raise FileNotFoundError(f'{path} is a file; give the folder it is in')
-  if not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)?', str(path)):
-    raise FileNotFoundError(f'{path}: there is no such folder')
-  try:
-    found = snapshot_download(
-      str(path), allow_patterns=_DOWNLOAD, ignore_patterns='*/*'
-    )
-  except (errors.HfHubHTTPError, OSError, ValueError) as e:
-    reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-    raise FileNotFoundError(
-      f'{path}: there is no such folder here, and the hub did not give it: '
-      f'{reason}'
-    ) from e
-  return pathlib.Path(found)
-
-
 def _model_config(reader: safetensors_io.Reader) -> ModelConfig:
   """ModelConfig of a folder, with what it said kept as its origin."""
   folder = reader.folder
@@ -204,7 +185,7 @@ def _model_config(reader: safetensors_io.Reader) -> ModelConfig:
   return dataclasses.replace(found, origin=origin)
 
 
-def _load(reader: safetensors_io.Reader, model: Model, dtype, mesh):
+def _load(reader: safetensors_io.Reader, model: Model, dtype, offload, mesh):
   """Reads all parameters; returns (model, params)."""
   model = with_options(model, int8=dtype == 'int8')
   abstract = model.abstract_params()
@@ -216,6 +197,8 @@ def _load(reader: safetensors_io.Reader, model: Model, dtype, mesh):
     places.pop('head/bias', None)
   weights.check(reader, places, shapes, ignored)
   where = _shardings(model, abstract, mesh)
+  if offload:
+    where = sharding.in_host_memory(where)
   if model.config.int8:
     leaves = int8.read(reader, places, shapes, where)
   else:

@@ -1,4 +1,4 @@
-"""Kernels of projections in eight bits, where they are frozen (LoRA).
+"""Kernels of projections in eight bits, where they are frozen.
 
 A kernel W [L, *inputs, *outputs] is held as int8 Q of that shape and float32
 `kernel_scale` S [L, *outputs], W ~ Q * S: each output's largest weight is 127
@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int8
 
+from rlaif_jax import sharding
 from rlaif_jax.models import weights
 
 SCALE = 'kernel_scale'
@@ -34,16 +35,16 @@ def read(
     scale = f'{path.rpartition("/")[0]}/{SCALE}'
     packed = path.endswith('/kernel') and scale in shapes
     dtype = None if packed else 'bfloat16'
-    leaf = weights.read(reader, {path: place}, shapes, where, dtype)[path]
+    here = {path: sharding.in_device_memory(where[path])}
+    new = weights.read(reader, {path: place}, shapes, here, dtype)
     if packed:
-      split = (where[path], where[scale])
+      here[scale] = sharding.in_device_memory(where[scale])
+      split = (here[path], here[scale])
       pack_here = jax.jit(pack, static_argnums=1, out_shardings=split)
       outputs = len(shapes[scale].shape) - 1
-      leaves[path], leaves[scale] = jax.block_until_ready(
-        pack_here(leaf, outputs)
-      )
-    else:
-      leaves[path] = leaf
+      both = jax.block_until_ready(pack_here(new[path], outputs))
+      new = dict(zip((path, scale), both, strict=True))
+    leaves |= {name: weights.settled(x, where[name]) for name, x in new.items()}
   return leaves
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlaif_jax import sharding
 from rlaif_jax.models import products, steps
 from rlaif_jax.models.config import PROJECTIONS, ModelConfig
 
@@ -119,16 +120,17 @@ def spread(x: Array, ndim: int) -> Array:
 def param(
   module: nn.Module, name: str, init, shape, axes, dtype: str | None = None
 ) -> Array:
-  """A parameter whose axes carry their logical names.
+  """A parameter whose axes carry their logical names, on the device.
 
   Its type is `dtype`, or by default `param_dtype` of the module's config.
   """
-  return module.param(
+  value = module.param(
     name,
     nn.with_logical_partitioning(init, axes),
     shape,
     jnp.dtype(dtype or module.config.param_dtype),
   )
+  return sharding.on_device(value)
 
 
 def _any_int8(key: Array, shape: tuple[int, ...], dtype) -> Array:

@@ -7,11 +7,15 @@ package in `rlaif_jax/tiny_world/NAME`.
 
 import hashlib
 import pathlib
+import re
+
+from huggingface_hub import errors, snapshot_download
 
 import rlaif_jax
 
 _SAMPLE_BYTES = 1 << 16  # read at each of _SAMPLES places of a file
 _SAMPLES = 16
+_DOWNLOAD = ('*.json', '*.jinja', '*.model', '*.safetensors', '*.txt')
 _TINY = pathlib.Path(rlaif_jax.__file__).parent / 'tiny_world'
 
 
@@ -39,6 +43,32 @@ def resolve(path: str) -> str:
   if not folder.exists() and not _like_hub_id(path):
     raise FileNotFoundError(f'{path}: no such model folder')
   return path
+
+
+def folder(path: str | pathlib.Path) -> pathlib.Path:
+  """The local folder of a path or hub id, downloaded if need be.
+
+  Raises:
+    FileNotFoundError: no such folder, and no such model on the hub.
+  """
+  found = pathlib.Path(path).expanduser()
+  if found.is_dir():
+    return found
+  if found.exists():
+    raise FileNotFoundError(f'{path} is a file; give the folder it is in')
+  if not re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)?', str(path)):
+    raise FileNotFoundError(f'{path}: there is no such folder')
+  try:
+    found = snapshot_download(
+      str(path), allow_patterns=_DOWNLOAD, ignore_patterns='*/*'
+    )
+  except (errors.HfHubHTTPError, OSError, ValueError) as e:
+    reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+    raise FileNotFoundError(
+      f'{path}: there is no such folder here, and the hub did not give it: '
+      f'{reason}'
+    ) from e
+  return pathlib.Path(found)
 
 
 def fingerprint(folder: str) -> str:

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from rlaif_jax import sharding
 from rlaif_jax.core import types
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models.config import ModelConfig
@@ -53,13 +54,14 @@ def params(
 ) -> types.Params:
   """The parameters of that model.
 
-  Weights are of the type in which they are multiplied: cast once, not in every
-  step. Otherwise as they are, or written out and tiled.
+  On the device, and weights of the type in which they are multiplied: moved and
+  cast once, not in every step. Otherwise as they are, or written out and tiled.
   """
   if plain.tile:
     return stacked
 
   def cast(path, x):
+    x = sharding.on_device(x)
     used = path[-1].key in _WEIGHTS and jnp.issubdtype(x.dtype, jnp.floating)
     return x.astype(plain.dtype) if used and x.dtype != plain.dtype else x
 

@@ -82,13 +82,24 @@ def read(
     reader: the files, found right by `check`.
     places: where each parameter lies.
     shapes: of every parameter.
-    where: sharding of every parameter.
+    where: sharding of every parameter; one in host memory is read by way of the
+      device.
     dtype: to cast to; None keeps the file's type, bit by bit.
   """
-  return {
-    path: _read_one(reader, tensor, shapes[path], where[path], dtype)
-    for path, tensor in places.items()
-  }
+
+  def one(path, tensor):
+    here = sharding.in_device_memory(where[path])
+    leaf = _read_one(reader, tensor, shapes[path], here, dtype)
+    return settled(leaf, where[path])
+
+  return {path: one(path, tensor) for path, tensor in places.items()}
+
+
+def settled(leaf: jax.Array, where: Sharding) -> jax.Array:
+  """A parameter in host memory if that is where it belongs."""
+  if sharding.is_in_host_memory(where):
+    leaf = jax.block_until_ready(jax.device_put(leaf, where))
+  return leaf
 
 
 def write(

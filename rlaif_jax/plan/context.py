@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from rlaif_jax import sharding
 from rlaif_jax.plan import shapes, work
 from rlaif_jax.training import train_state
 
@@ -80,12 +81,21 @@ class Context:
     config, _ = self.start(path or block.path)
     return shapes.policy(block, config, self.mesh, self.rules)
 
-  def frozen(self, path: str, **options: Any) -> shapes.Sharded:
-    """A model that only computes, its weights of the type that they have."""
-    config, dtype = self.start(path)
-    return shapes.language_model(
-      config, self.mesh, self.rules, param_dtype=dtype, **options
-    )
+  def frozen(
+    self, path: str, weights: str, offload: bool, **options: Any
+  ) -> shapes.Sharded:
+    """A language model that only computes, its weights of a type, '' = own."""
+    config, own = self.start(path)
+    options |= shapes.weights_of(weights or own)
+    found = shapes.language_model(config, self.mesh, self.rules, **options)
+    return shapes.offloaded(found) if offload else found
+
+  def frozen_scalar(
+    self, path: str, weights: str, offload: bool
+  ) -> shapes.Sharded:
+    """A reward model that only computes."""
+    found = self.scalar(self.frozen(path, weights, False))
+    return shapes.offloaded(found) if offload else found
 
   def scalar(self, trunk: shapes.Sharded) -> shapes.Sharded:
     """A reward or value model on a trunk."""
@@ -113,10 +123,15 @@ class Context:
 
 
 def bytes_per_chip(*trees: Any) -> int:
-  """What abstract trees take on each chip; a leaf that repeats counts once."""
+  """What abstract trees take on each chip; a leaf that repeats counts once.
+
+  What waits in host memory takes nothing.
+  """
   leaves = {id(leaf): leaf for leaf in jax.tree.leaves(trees)}
   total = 0
   for leaf in leaves.values():
+    if sharding.is_in_host_memory(leaf.sharding):
+      continue
     size = 1
     for n in leaf.sharding.shard_shape(leaf.shape):
       size *= n

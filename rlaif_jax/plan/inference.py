@@ -32,7 +32,9 @@ def scoring(
 
   That is a full batch of texts of `max_tokens` that share nothing.
   """
-  labeler = context.frozen(block.path, dtype=block.dtype)
+  labeler = context.frozen(
+    block.path, block.param_dtype, block.offload, dtype=block.dtype
+  )
   c = labeler.model.config
   limit = min(block.max_tokens, c.max_positions - _LABEL_ROOM)
   inner = len(score.inner_nodes(labels))
@@ -65,7 +67,7 @@ def rewarding(
     return [scoring(block, context, SCORES)]
   if not block.path:
     return []
-  found = context.scalar(context.frozen(block.path))
+  found = context.frozen_scalar(block.path, block.param_dtype, block.offload)
   rows = rollout.prompt_tokens.shape[0]
   length = rollout.prompt_tokens.shape[1] + rollout.response_tokens.shape[1]
   program = Program(

@@ -143,10 +143,7 @@ def policy(
   block: ConfigDict, config: Mapping[str, Any], mesh, rules
 ) -> Sharded:
   """What `stages.common.load_policy` gives for a model block."""
-  dtype = _lora.base_dtype(block)
-  options = dict(_options.running(block), param_dtype=dtype)
-  if dtype == 'int8':
-    options |= dict(param_dtype='bfloat16', int8=True)
+  options = {**_options.running(block), **weights_of(_lora.base_dtype(block))}
   found = language_model(config, mesh, rules, **options)
   lora = _lora.describe(block, found.model)
   if lora is None:
@@ -154,9 +151,24 @@ def policy(
   return place(models.with_options(found.model, lora=lora), mesh, rules)
 
 
+def weights_of(dtype: str) -> dict[str, Any]:
+  """Options of a model whose weights were loaded as this type."""
+  if dtype == 'int8':
+    return dict(param_dtype='bfloat16', int8=True)
+  return dict(param_dtype=dtype)
+
+
 def scalar(trunk: Sharded, mesh, rules) -> Sharded:
   """What `stages.common.scalar_from` gives."""
   return place(heads.ScalarModel(trunk.model), mesh, rules)
+
+
+def offloaded(found: Sharded) -> Sharded:
+  """The model with its parameters in host memory."""
+  where = jax.tree.map(lambda x: x.sharding, found.params)
+  return Sharded(
+    found.model, attach(found.params, sharding.in_host_memory(where))
+  )
 
 
 def place(model: Any, mesh: jax.sharding.Mesh, rules) -> Sharded:

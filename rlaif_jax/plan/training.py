@@ -13,7 +13,8 @@ from rlaif_jax.plan import inference, work
 from rlaif_jax.plan.context import Context, Program
 from rlaif_jax.plan.shapes import Sharded
 from rlaif_jax.stages import (
-  _lora,
+  _options,
+  _reference,
   _rl_options,
   _rl_update,
   _rounds,
@@ -138,9 +139,16 @@ class _RLModels:
     if config.reference:
       reference = context.policy(config.policy, config.reference)
       policy = base
+    if _reference.apart(config):
+      reference = context.frozen(
+        config.reference or config.policy.path,
+        config.reference_param_dtype or 'float32',
+        config.reference_offload,
+        **_options.running(config.policy),
+      )
     if self.value is not None and config.value:
       value = lora.split(self.value.model, self.value.params)[0]
-    self.frozen = _lora.Frozen(reference.params, policy, value)
+    self.frozen = _reference.freeze(reference, policy, value)
 
 
 def _update(

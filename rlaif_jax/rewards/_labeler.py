@@ -10,6 +10,8 @@ def load(config, *, mesh, rules) -> in_mesh.InMeshLabeler:
     mesh=mesh,
     rules=rules,
     dtype=config.dtype,
+    param_dtype=config.param_dtype,
+    offload=config.offload,
     max_tokens=config.max_tokens,
     batch_size=config.batch_size,
   )

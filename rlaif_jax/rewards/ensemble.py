@@ -70,7 +70,7 @@ def make(config, *, policy_tokenizer, mesh, rules) -> Ensemble:
   options = Config(**config.options)
   models = [
     reward_model.load(
-      path, policy_tokenizer=policy_tokenizer, mesh=mesh, rules=rules
+      path, config, policy_tokenizer=policy_tokenizer, mesh=mesh, rules=rules
     )
     for path in (config.path, *options.others)
   ]

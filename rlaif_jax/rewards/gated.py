@@ -76,7 +76,7 @@ def make(config, *, policy_tokenizer, mesh, rules) -> Gated:
   options = Config(**config.options)
   models = [
     reward_model.load(
-      path, policy_tokenizer=policy_tokenizer, mesh=mesh, rules=rules
+      path, config, policy_tokenizer=policy_tokenizer, mesh=mesh, rules=rules
     )
     for path in (config.path, options.safety)
   ]

@@ -75,14 +75,24 @@ class RewardModel:
 def make(config, *, policy_tokenizer, mesh, rules) -> RewardModel:
   """Loads the reward model at `config.path`."""
   return load(
-    config.path, policy_tokenizer=policy_tokenizer, mesh=mesh, rules=rules
+    config.path,
+    config,
+    policy_tokenizer=policy_tokenizer,
+    mesh=mesh,
+    rules=rules,
   )
 
 
-def load(path: str, *, policy_tokenizer, mesh, rules) -> RewardModel:
-  """Loads the reward model at a config path, with its statistics."""
+def load(path: str, config, *, policy_tokenizer, mesh, rules) -> RewardModel:
+  """Loads a reward model as `config` has weights, with its statistics."""
   path = locate.resolve(path)
-  model, params = hf.load_reward_model(path, mesh=mesh, rules=rules)
+  model, params = hf.load_reward_model(
+    path,
+    dtype=config.param_dtype or None,
+    offload=config.offload,
+    mesh=mesh,
+    rules=rules,
+  )
   mean, std = read_stats(path)
   return RewardModel(
     model,

@@ -43,6 +43,9 @@ def config() -> ConfigDict:
       max_tokens=4096,  # of a prompt; the post is cut at a line break to fit
       batch_size=64,
       dtype='float32',
+      # Of its weights: '' = as in the file, 'bfloat16', 'int8', ...
+      param_dtype='',
+      offload=False,  # they wait in host memory until they are used
       # Of prompts that ask for one. Temperature 0 is greedy; several samples
       # (self-consistency) need one above 0.
       rationale=dict(max_tokens=512, samples=1, temperature=0.0, top_k=40),
@@ -119,6 +122,8 @@ def load(block: ConfigDict, path: str, s: common.Session) -> Labeler:
       mesh=s.mesh,
       rules=s.rules,
       dtype=block.dtype,
+      param_dtype=block.param_dtype,
+      offload=block.offload,
       max_tokens=block.max_tokens,
       batch_size=block.batch_size,
     )

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 from rlaif_jax.core.types import Params
 from rlaif_jax.models import Lora, lora, peft, with_options
 from rlaif_jax.models.config import PROJECTIONS
+from rlaif_jax.stages import _options
 
 # Where a stage leaves its adapters, in the workdir.
 FOLDER = 'adapter'
-BASE_DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 
 
 def config() -> ConfigDict:
@@ -36,15 +36,15 @@ def base_dtype(block: Any) -> str:
   Parameters that are trained are float32 in any case.
 
   Raises:
-    ValueError: adapters on a base of another type than `BASE_DTYPES`.
+    ValueError: adapters on a base of a type not in `_options.FROZEN_DTYPES`.
   """
   options = block['lora']
   if not (options['rank'] or options['path']):
     return 'float32'
-  if options['base_dtype'] not in BASE_DTYPES:
+  if options['base_dtype'] not in _options.FROZEN_DTYPES:
     raise ValueError(
       f'lora.base_dtype={options["base_dtype"]!r} is not supported; supported: '
-      f'{", ".join(BASE_DTYPES)}'
+      f'{", ".join(_options.FROZEN_DTYPES)}'
     )
   return options['base_dtype']
 
@@ -118,31 +118,40 @@ def _folder(block: Any) -> pathlib.Path:
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=('reference', 'policy', 'value'),
-  meta_fields=(),
+  data_fields=('base', 'reference', 'policy', 'value'),
+  meta_fields=('model',),
 )
 @dataclasses.dataclass(frozen=True)
 class Frozen:
   """What a step reads and never changes.
 
   Every array is in it once: trees lie over each other as in `lora.join`. What
-  is trained comes on top, and without LoRA hides all that is beneath.
+  is trained comes on top; without LoRA it is everything.
 
   Attributes:
-    reference: the KL anchor.
-    policy: under the policy's adapters, over the reference.
+    base: what all models lie over, with LoRA; else {}.
+    reference: the KL anchor, over the base.
+    policy: under the policy's adapters, over the base.
     value: under the value model's, over the trunk that the policy has.
+    model: the reference's, which may hold its weights otherwise than the
+      policy; None where a loss needs no reference.
   """
 
+  base: Params
   reference: Params
   policy: Params
   value: Params
+  model: Any = None
+
+  def reference_params(self) -> Params:
+    """The whole reference."""
+    return lora.join(self.base, self.reference)
 
   def policy_params(self, trained: Params) -> Params:
     """The whole policy."""
-    return lora.join(self.reference, self.policy, trained)
+    return lora.join(self.base, self.policy, trained)
 
   def value_params(self, trained: Params) -> Params:
     """The whole value model."""
-    trunk = lora.join(self.reference, self.policy)
+    trunk = lora.join(self.base, self.policy)
     return lora.join({'trunk': trunk}, self.value, trained)

@@ -20,6 +20,8 @@ LEAST = {
   **dict.fromkeys(('eval_every', 'every', 'log_every', 'num_epochs'), 0),
   **dict.fromkeys(('num_steps', 'policy_delay', 'seed', 'size'), 0),
 }
+# Of the weights of a model that only computes.
+FROZEN_DTYPES = ('float32', 'bfloat16', 'float16', 'int8')
 _LARGEST_SEED = 2**31 - 1  # of a key on every machine
 
 
@@ -70,6 +72,11 @@ def check_fields(config: Mapping[str, Any], key: str = 'config') -> None:
       raise ValueError(
         f"{place}={value!r} is no floating-point type; use 'float32' or "
         "'bfloat16'"
+      )
+    if name.endswith('param_dtype') and value not in ('', *FROZEN_DTYPES):
+      raise ValueError(
+        f'{place}={value!r} is no type of weights; leave it empty, or use one '
+        f'of {", ".join(FROZEN_DTYPES)}'
       )
   rules = config.get('sharding_rules', {})
   check_known(rules, list(sharding.DEFAULT_RULES), f'{key}.sharding_rules')

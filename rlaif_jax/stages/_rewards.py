@@ -25,6 +25,10 @@ def config() -> ConfigDict:
       max_tokens=4096,  # of a labeling prompt, for name='direct'
       batch_size=64,  # rows scored at once, for name='direct'
       dtype='float32',
+      # Of its weights, and those of others in `options`: '' = as in the files,
+      # 'bfloat16', 'int8', ...
+      param_dtype='',
+      offload=False,  # they wait in host memory between rollouts
     )
   )
 

@@ -77,7 +77,7 @@ def make_update(
 
   Args:
     config: of the stage.
-    model: the policy's and the reference's.
+    model: the policy's.
     value_model: None if the algorithm needs none.
     txs: optimisers, 'policy' and, with a value model, 'value'.
     eos_ids: what ends a response.
@@ -126,8 +126,8 @@ def make_update(
     )
     scores -= config.missing_eos_penalty * ~ended
     ref_logprobs = score.response_stats(
-      model,
-      frozen.reference,
+      frozen.model,
+      frozen.reference_params(),
       rollout,
       temperature=config.sampling.temperature,
     ).logprobs

@@ -24,7 +24,7 @@ from rlaif_jax.core.types import Params, TokenBatch
 from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.models import lora
-from rlaif_jax.stages import _lora, _options, common, reward, rl
+from rlaif_jax.stages import _lora, _options, _reference, common, reward
 from rlaif_jax.stages._response_logps import pair_logps, response_logps
 from rlaif_jax.training import loop, step, train_state
 from rlaif_jax.training import workdir as workdir_lib
@@ -45,6 +45,10 @@ def default_config() -> ConfigDict:
   # Frozen; '' = the policy's starting point. A loss that needs none has none,
   # but 'cpl' takes the one that is given.
   c.reference = ''
+  c.reference_param_dtype = (
+    ''  # of its weights: '' = float32, or see _reference
+  )
+  c.reference_offload = False  # they wait in host memory between updates
   c.labels = ''  # preference file, or workdir of a label stage; '' = data's own
   c.data = common.data_config('tldr', 'train')  # used where labels = ''
   c.eval_data = common.data_config('tldr', 'valid')  # human pairs
@@ -84,6 +88,7 @@ def run(config: ConfigDict, workdir) -> None:
     if s is None:
       return
     loss_of(config)  # what is wrong with it is said before models load
+    _reference.check(config)
     loaded = common.load_policy(config.policy, s)
     common.check_context(
       loaded.model,
@@ -164,17 +169,16 @@ def split_models(
 ) -> tuple[_lora.Frozen, Params]:
   """(what a step reads only, what it trains).
 
-  What is trained is copied where the reference keeps the originals.
+  What is trained is a copy where the reference keeps the originals.
   """
-  config = s.config
   base, trained = lora.split(loaded.model, loaded.params)
-  if not loss_of(config).reference:
-    return _lora.Frozen(reference=base, policy={}, value={}), trained
-  trained = jax.tree.map(jnp.copy, trained)
-  if not config.reference:
-    return _lora.Frozen(loaded.params, policy={}, value={}), trained
-  other = rl.start_at(s, config.reference, loaded)
-  return _lora.Frozen(other.params, policy=base, value={}), trained
+  if not loss_of(s.config).reference:
+    return _lora.Frozen(base, reference={}, policy={}, value={}), trained
+  reference = _reference.load(s, loaded)
+  if reference is loaded:
+    trained = jax.tree.map(jnp.copy, trained)
+  policy = base if s.config.reference else {}
+  return _reference.freeze(reference, policy=policy), trained
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,10 +235,11 @@ def loss_of(config: ConfigDict) -> Loss:
 
 def make_loss(config: ConfigDict, model) -> Callable:
   """loss(trained, Pairs, key, Frozen) -> (mean over pairs, metrics)."""
-  loss, model = loss_of(config), models.for_training(model)
+  loss = loss_of(config)
 
-  def logps(params, batch: Pairs):
+  def logps(model, params, batch: Pairs):
     """Log-probabilities and lengths of responses, [B] of each text."""
+    model = models.for_training(model)
     pair = batch.first, batch.second
     values, lengths = pair_logps(model, params, *pair, config.max_response)
     if loss.kl:
@@ -245,12 +250,14 @@ def make_loss(config: ConfigDict, model) -> Callable:
 
   def loss_fn(trained, batch: Pairs, key, frozen: _lora.Frozen):
     del key  # no dropout: the batch alone decides
-    policy, lengths = logps(frozen.policy_params(trained), batch)
+    policy, lengths = logps(model, frozen.policy_params(trained), batch)
     given = dict(logps_1=policy[0], logps_2=policy[1])
     if loss.lengths:
       given |= dict(lengths_1=lengths[0], lengths_2=lengths[1])
     if loss.reference:
-      anchor, _ = jax.lax.stop_gradient(logps(frozen.reference, batch))
+      anchor, _ = jax.lax.stop_gradient(
+        logps(frozen.model, frozen.reference_params(), batch)
+      )
       given |= dict(ref_logps_1=anchor[0], ref_logps_2=anchor[1])
       if loss.kl:
         given['kl'] = masking.masked_mean(

@@ -29,8 +29,8 @@ from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.models import lora
 from rlaif_jax.stages import (
   _debug,
-  _lora,
   _ptx,
+  _reference,
   _rewards,
   _rounds,
   _sampler,
@@ -50,6 +50,10 @@ def default_config() -> ConfigDict:
   c = common.base_config('rl')
   c.policy = common.model_config('')  # the SFT model
   c.reference = ''  # KL anchor; '' = the policy's starting point
+  c.reference_param_dtype = (
+    ''  # of its weights: '' = float32, or see _reference
+  )
+  c.reference_offload = False  # they wait in host memory between updates
   # Start of the value model, which may be a reward model; '' = as the policy
   # (App. G).
   c.value = ''
@@ -93,6 +97,7 @@ def run(config: ConfigDict, workdir) -> None:
     if s is None:
       return
     make_options(config)  # what is wrong with it is said before models load
+    _reference.check(config)
     _rewards.check(config.reward)
     _ptx.check(config.ptx)
     _sampler.check(config)
@@ -219,23 +224,22 @@ def train(s: common.Session, loaded: common.Loaded, examples) -> Params:
 def init_state(s: common.Session, loaded: common.Loaded, txs, key):
   """Policy and value from SFT; returns (value model, state, frozen).
 
-  What the policy trains is copied once, since its update is donated while the
-  reference keeps the originals. Without an optimiser for a value model there
+  What the policy trains is given away to its first update; where the reference
+  keeps the originals it is a copy. Without an optimiser for a value model there
   is none.
   """
   config = s.config
-  reference = (
-    start_at(s, config.reference, loaded) if config.reference else loaded
-  )
+  reference = _reference.load(s, loaded)
   policy_base, policy = lora.split(loaded.model, loaded.params)
-  policy = jax.tree.map(jnp.copy, policy)
+  if reference is loaded:
+    policy = jax.tree.map(jnp.copy, policy)
   value_model, value_base, value = None, {}, None
   if 'value' in txs:
     value_model, params = _value_start.load(s, loaded, config.value, key)
     value_base, trained = lora.split(value_model, params)
     value = train_state.create(trained, txs['value'], s.mesh)
-  frozen = _lora.Frozen(
-    reference=reference.params,
+  frozen = _reference.freeze(
+    reference,
     policy=policy_base if config.reference else {},
     value=value_base if config.value else {},
   )
@@ -249,8 +253,3 @@ def init_state(s: common.Session, loaded: common.Loaded, txs, key):
     draws=sharding.replicate(_rounds.start(config), s.mesh),
   )
   return value_model, state, frozen
-
-
-def start_at(s: common.Session, path: str, loaded: common.Loaded):
-  """The model at `path`, loaded as the policy was; see `_lora.like`."""
-  return common.load_policy(_lora.like(s.config.policy, path, loaded.model), s)

@@ -72,15 +72,16 @@ def create(
     tx: optimiser.
     mesh: without one, everything stays on the default device.
   """
-  if mesh is not None:
-    params = jax.tree.map(lambda x: _place(x, mesh), params)
-  abstract = jax.eval_shape(_as_float32, params)
-  init = _state_at_zero(tx)
   if mesh is None:
-    return jax.jit(init)(params)
+    params = _as_float32(params)
+    return TrainState(jnp.int32(0), params, jax.jit(tx.init)(params))
+  params = _as_float32(jax.tree.map(lambda x: _place(x, mesh), params))
   where = jax.tree.map(lambda x: x.sharding, params)
-  shardings = state_shardings(where, tx, abstract, mesh)
-  return jax.jit(init, out_shardings=shardings)(params)
+  shardings = state_shardings(where, tx, params, mesh)
+  # Of parameters that pass through it a program would give copies.
+  init = jax.jit(tx.init, out_shardings=shardings.opt_state)
+  step = jax.device_put(jnp.int32(0), shardings.step)
+  return TrainState(step, params, init(params))
 
 
 def abstract_state(
@@ -166,8 +167,8 @@ def _mirror(
 
 def _as_float32(params: Params) -> Params:
   def cast(x):
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(jnp.float32) if floating else x
+    same = x.dtype == jnp.float32 or not jnp.issubdtype(x.dtype, jnp.floating)
+    return x if same else x.astype(jnp.float32)
 
   return jax.tree.map(cast, params)
 

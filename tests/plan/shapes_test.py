@@ -7,7 +7,7 @@ import jax
 import pytest
 
 from rlaif_jax import models, sharding
-from rlaif_jax.models import hf
+from rlaif_jax.models import hf, locate
 from rlaif_jax.plan import context, shapes
 
 # As the models' own cards count them, in billions.
@@ -37,7 +37,7 @@ def test_hub_ids_are_known_too():
 
 
 def test_a_folder_needs_no_weights(tmp_path, tiny_model):
-  text = (hf._folder(tiny_model) / 'config.json').read_text()
+  text = (locate.folder(tiny_model) / 'config.json').read_text()
   (tmp_path / 'config.json').write_text(text)
   assert shapes.hf_config(str(tmp_path)) == json.loads(text)
   with pytest.raises(FileNotFoundError, match='known shapes: gemma2_2b'):

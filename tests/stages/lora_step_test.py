@@ -144,7 +144,7 @@ def test_policy_and_value_move_alike_on_a_mesh(small, base_dtype):
   for mesh in (one_device(), sharding.make_mesh(EIGHT)):
     update, (state, frozen, rollout, scores) = made(config, small, mesh)
     start = sharding.to_host((state.policy.params, state.value.params))
-    query = frozen.reference['layers']['attention']['query']['kernel']
+    query = frozen.base['layers']['attention']['query']['kernel']
     assert query.sharding.num_devices == mesh.size
     with jax.set_mesh(mesh):
       for _ in range(2):  # A moves once B is not 0

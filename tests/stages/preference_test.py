@@ -370,7 +370,7 @@ def test_no_copy_without_a_reference(tiny_model, one_device):
   loaded = common.Loaded(model, params, None, '')
   s = common.Session(None, make_config(tiny_model, 'orpo'), None, None)
   frozen, trained = preference.split_models(s, loaded)
-  assert frozen.reference == {}
+  assert frozen.base == frozen.reference == {}
   assert jax.tree.leaves(trained)[0] is jax.tree.leaves(params)[0]
 
 

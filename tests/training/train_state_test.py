@@ -50,6 +50,26 @@ def specs(tree):
   return jax.tree.map(lambda x: x.sharding.spec, tree)
 
 
+def places(params):
+  return [
+    shard.data.unsafe_buffer_pointer()
+    for leaf in jax.tree.leaves(params)
+    for shard in leaf.addressable_shards
+  ]
+
+
+@pytest.mark.multidevice
+def test_parameters_are_used_as_they_are(mesh):
+  """Or a stage would hold those that it loaded beside those it trains."""
+  params = make_params(mesh)
+  state = train_state.create(params, optimizer('adamw'), mesh)
+  assert places(state.params) == places(params)
+  half = {k: x.astype(jnp.bfloat16) for k, x in params.items()}
+  wide = train_state.create(half, optimizer('adamw'), mesh).params
+  assert specs(wide) == specs(half)
+  assert {x.dtype for x in wide.values()} == {jnp.dtype('float32')}
+
+
 @pytest.mark.multidevice
 def test_moments_are_sharded_like_their_parameters(mesh):
   params = make_params(mesh)
