@@ -227,12 +227,13 @@ def to_host(tree: Any) -> Any:
   return jax.tree.map(get, tree)
 
 
-def in_host_memory(where: Any) -> Any:
-  """Shardings of arrays that wait in their hosts' memory, as `where` splits.
+def in_host_memory(where: jax.sharding.Sharding) -> jax.sharding.Sharding:
+  """Sharding of an array that waits in its hosts' memory, split as `where`.
 
-  A jitted function that takes them brings them to the chips with `on_device`.
+  A jitted function that takes it brings it to the chips with `on_device`.
+  Devices that are described only may know no such memory: it stays `where`.
   """
-  return jax.tree.map(lambda s: s.with_memory_kind(_HOST), where)
+  return where.with_memory_kind(_HOST)
 
 
 def is_in_host_memory(where: jax.sharding.Sharding) -> bool:

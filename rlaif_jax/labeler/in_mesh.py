@@ -307,7 +307,7 @@ def load(
     tokenizer=tokenizer_lib.load_tokenizer(folder),
     max_tokens=max_tokens,
     batch_size=batch_size,
-    identity=f'{path}@{locate.fingerprint(folder)}',
+    identity=f'{path}@{locate.fingerprint(folder, param_dtype)}',
   )
 
 

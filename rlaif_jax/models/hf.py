@@ -198,7 +198,7 @@ def _load(reader: safetensors_io.Reader, model: Model, dtype, offload, mesh):
   weights.check(reader, places, shapes, ignored)
   where = _shardings(model, abstract, mesh)
   if offload:
-    where = sharding.in_host_memory(where)
+    where = weights.offloaded(where, shapes)
   if model.config.int8:
     leaves = int8.read(reader, places, shapes, where)
   else:

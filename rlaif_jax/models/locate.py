@@ -71,8 +71,10 @@ def folder(path: str | pathlib.Path) -> pathlib.Path:
   return pathlib.Path(found)
 
 
-def fingerprint(folder: str) -> str:
+def fingerprint(folder: str, held: str = '') -> str:
   """16 hex digits that change with a model folder's config or weights.
+
+  And with what else they depend on, `held`: how weights are rounded, say.
 
   Of every .json and .safetensors file the size and evenly spaced samples are
   hashed, its beginning and end included: all of it where it is small. A hub id
@@ -90,6 +92,7 @@ def fingerprint(folder: str) -> str:
       for at in sorted({last * i // (_SAMPLES - 1) for i in range(_SAMPLES)}):
         stream.seek(at)
         digest.update(stream.read(_SAMPLE_BYTES))
+  digest.update(held.encode())
   return digest.hexdigest()[:16]
 
 

@@ -95,6 +95,21 @@ def read(
   return {path: one(path, tensor) for path, tensor in places.items()}
 
 
+def offloaded(where: Any, shapes: Any) -> Any:
+  """Shardings of parameters that wait in host memory, tables and kernels.
+
+  Vectors stay: they are small, and XLA for TPU cannot take those of one layer
+  from where those of all are.
+  """
+
+  def one(path, sharding_, shape):
+    stacked = 'layers' in jax.tree_util.keystr(path, simple=True, separator='/')
+    vector = len(shape.shape) - stacked < 2
+    return sharding_ if vector else sharding.in_host_memory(sharding_)
+
+  return jax.tree_util.tree_map_with_path(one, where, shapes)
+
+
 def settled(leaf: jax.Array, where: Sharding) -> jax.Array:
   """A parameter in host memory if that is where it belongs."""
   if sharding.is_in_host_memory(where):

@@ -9,10 +9,11 @@ from typing import Any
 
 import huggingface_hub
 import jax
+from absl import logging
 from ml_collections import ConfigDict
 
 from rlaif_jax import models, sharding
-from rlaif_jax.models import heads, locate
+from rlaif_jax.models import heads, locate, weights
 from rlaif_jax.stages import _lora, _options
 
 # Name -> (hub id of those weights, config.json as far as shapes go).
@@ -164,11 +165,15 @@ def scalar(trunk: Sharded, mesh, rules) -> Sharded:
 
 
 def offloaded(found: Sharded) -> Sharded:
-  """The model with its parameters in host memory."""
+  """The model as `hf.load(offload=True)` has it."""
   where = jax.tree.map(lambda x: x.sharding, found.params)
-  return Sharded(
-    found.model, attach(found.params, sharding.in_host_memory(where))
-  )
+  where = weights.offloaded(where, found.params)
+  if not any(map(sharding.is_in_host_memory, jax.tree.leaves(where))):
+    logging.warning(
+      'The compiler knows no host memory of these chips: offloaded weights are '
+      'planned as if they were on the chip.'
+    )
+  return Sharded(found.model, attach(found.params, where))
 
 
 def place(model: Any, mesh: jax.sharding.Mesh, rules) -> Sharded:

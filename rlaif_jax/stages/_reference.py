@@ -10,6 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rlaif_jax import models
+from rlaif_jax.core.types import Params
 from rlaif_jax.models import hf, locate
 from rlaif_jax.stages import _lora, _options, common
 
@@ -50,7 +51,9 @@ def load(s: common.Session, loaded: common.Loaded) -> common.Loaded:
   return common.load_policy(block, s)
 
 
-def freeze(reference: Any, policy: Any = None, value: Any = None):
+def freeze(
+  reference: Any, policy: Params | None = None, value: Params | None = None
+) -> _lora.Frozen:
   """`_lora.Frozen` of a reference, and of what others have of their own.
 
   Args:

@@ -164,3 +164,27 @@ def test_what_does_not_fit_finds_another_mesh(repo):
   assert code == 3, text
   assert rows['label/score labels'][6] == '**no**'
   assert re.search(r'\| 1, 16, 1 \| yes \|', text), text
+
+
+@pytest.mark.parametrize('topology', ['v5e:2x2', 'h200:4'])
+def test_offloaded_weights_come_a_layer_at_a_time(repo, topology):
+  """Five GB of weights whole on every chip; their largest layer is a table."""
+  size = {}
+  for offload in (False, True):
+    code, rows, text = plan(
+      repo,
+      topology,
+      '--config=configs/label.py',
+      '--config.labeler.path=gemma2_2b',
+      '--config.labeler.dtype=bfloat16',
+      '--config.labeler.max_tokens=128',
+      '--config.labeler.batch_size=4',
+      '--config.mesh.data=4',
+      f'--config.labeler.offload={offload}',
+    )
+    assert code == 0, text
+    params, *_, peak = rows['label/score labels'][:6]
+    size[offload] = float(params), float(peak)
+  assert size[False][0] > 4.8
+  assert size[True][0] == 0
+  assert 1.1 < size[True][1] < size[False][1] - 3

@@ -91,13 +91,17 @@ def test_reward_step(tmp_path, tiny_model):
   assert plan_text(config, 'step') == real
 
 
-def test_label_scoring_is_the_labelers(tiny_model):
+@pytest.mark.parametrize('held', [{}, {'param_dtype': 'int8', 'offload': True}])
+def test_label_scoring_is_the_labelers(tiny_model, held):
   config = stages.load('label').default_config()
   config.labeler.path = tiny_model
   config.labeler.max_tokens, config.labeler.batch_size = 32, 8
+  config.labeler.update(held)
   mesh = sharding.make_mesh(_MESH)
   with jax.set_mesh(mesh):
-    labeler = in_mesh.load(tiny_model, mesh=mesh, max_tokens=32, batch_size=8)
+    labeler = in_mesh.load(
+      tiny_model, mesh=mesh, max_tokens=32, batch_size=8, **held
+    )
     rows = [list(range(3, 35))] * 8
     alone = [packing.Tree((i,), 0) for i in range(8)]
     batch = packing.pack(rows, alone, 0, inference.PAIR, labeler.limit, 0)
@@ -115,6 +119,7 @@ def test_label_scoring_is_the_labelers(tiny_model):
   'kind',
   [
     'reinforce',
+    'frozen apart',
     pytest.param('shared trunk', marks=pytest.mark.slow),
     pytest.param('rounds', marks=pytest.mark.slow),
   ],
@@ -123,6 +128,8 @@ def test_rl_update(tmp_path, tiny_model, tiny_reward_model, kind):
   config = rl_config(tiny_model, tiny_reward_model)
   config.sampling.temperature = 1.0
   config.shared_trunk = kind == 'shared trunk'
+  if kind == 'frozen apart':
+    config.reference_param_dtype, config.reference_offload = 'int8', True
   if kind == 'rounds':
     config.algorithm, config.max_sampling_rounds = 'rloo', 2
     config.algorithm_config = ConfigDict()
@@ -145,6 +152,34 @@ def test_a_shared_trunk_is_planned_once(tiny_model, tiny_reward_model):
   )
   assert less > 0.9 * trunk
   assert shared.work.flops < 0.8 * own.work.flops
+
+
+def test_what_waits_in_host_memory_is_not_counted(
+  tiny_model, tiny_reward_model
+):
+  """And eight bits as eight."""
+
+  def planned(**fields):
+    config = rl_config(tiny_model, tiny_reward_model)
+    config.update_from_flattened_dict(fields)
+    found = programs.of_config(config, sharding.make_mesh(_MESH))
+    update, rewards = (found[i] for i in (-1, -2))
+    return (
+      context.bytes_per_chip(update.params),
+      context.bytes_per_chip(rewards.params),
+      update.resident_bytes(),
+    )
+
+  params, rewards, resident = planned()
+  assert resident == rewards > 0
+  less, none, nothing = planned(
+    reference_offload=True, **{'reward.offload': True}
+  )
+  assert nothing == none == 0
+  reference = params - less
+  assert 0.9 < reference / rewards < 1.1
+  half, _, _ = planned(reference_param_dtype='bfloat16')
+  assert half - less == pytest.approx(reference / 2, rel=0.01)
 
 
 def test_rollouts_go_from_prefill_to_decode(tiny_model, tiny_reward_model):
