@@ -175,7 +175,7 @@ def test_what_waits_in_host_memory_is_not_counted(
   less, none, nothing = planned(
     reference_offload=True, **{'reward.offload': True}
   )
-  assert nothing == none == 0
+  assert nothing == none < 0.02 * rewards  # vectors stay
   reference = params - less
   assert 0.9 < reference / rewards < 1.1
   half, _, _ = planned(reference_param_dtype='bfloat16')
