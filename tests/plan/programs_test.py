@@ -179,7 +179,7 @@ def test_what_waits_in_host_memory_is_not_counted(
   reference = params - less
   assert 0.9 < reference / rewards < 1.1
   half, _, _ = planned(reference_param_dtype='bfloat16')
-  assert half - less == pytest.approx(reference / 2, rel=0.01)
+  assert params - half == pytest.approx(reference / 2, rel=0.05)
 
 
 def test_rollouts_go_from_prefill_to_decode(tiny_model, tiny_reward_model):
