@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from rlaif_jax import sharding
 from rlaif_jax.core import masking, types
 from rlaif_jax.models import LanguageModel
 
@@ -106,7 +105,7 @@ class ScalarModel:
     self, params: types.Params, hidden: Float[Array, '... D']
   ) -> Float[Array, '...']:
     """The scalar at what a trunk gave, float32; only the head is read."""
-    head = jax.tree.map(sharding.on_device, params['head'])
+    head = params['head']
     kernel = head['kernel'].astype(jnp.float32)
     return hidden.astype(jnp.float32) @ kernel + head['bias'].astype(
       jnp.float32
