@@ -10,29 +10,28 @@ from collections.abc import Mapping, MutableMapping
 # Options of glibc's mallopt(3).
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
-# How many collectives of one program a device can have begun and not ended.
+# Collectives of one program that a device may have begun and not ended. There
+# is no bound; with eight devices 4 were enough in all runs, and 1 was not.
 _COLLECTIVES = 16
 _FAKE_DEVICES = re.compile(r'--xla_force_host_platform_device_count=(\d+)')
 
 
 def prepare(environ: MutableMapping[str, str] = os.environ) -> None:
   """Memory and threads as programs on the CPU need them; else nothing."""
-  keep_memory(environ)
-  add_threads(_devices(environ), environ)
+  if cpu_alone(environ):
+    keep_memory()
+    add_threads(_devices(environ), environ)
 
 
-def keep_memory(environ: Mapping[str, str] = os.environ) -> bool:
+def keep_memory() -> bool:
   """Keeps what is freed for what is asked for next; True where that is done.
 
   XLA for CPU takes its work space anew for every program that it runs. The C
   library gives so large a piece back to the system at once, which then has to
   find and clear every page of it again: an eighth of a training step. So: one
-  heap for all threads, which never shrinks: only where no accelerator can
-  be meant, and with the C library that knows how. Before jax starts threads,
-  since those that are there keep heaps of their own.
+  heap for all threads, which never shrinks, with the C library that knows how.
+  Before jax starts threads, since those that are there keep heaps of their own.
   """
-  if not cpu_alone(environ):
-    return False
   try:
     mallopt = ctypes.CDLL(None).mallopt
   except (AttributeError, OSError, TypeError):
@@ -58,8 +57,10 @@ def add_threads(
 
 def _devices(environ: Mapping[str, str]) -> int:
   """How many devices jax will make of this CPU."""
-  fake = _FAKE_DEVICES.findall(environ.get('XLA_FLAGS', ''))
-  return int((fake or [environ.get('JAX_NUM_CPU_DEVICES') or 1])[-1])
+  own = environ.get('JAX_NUM_CPU_DEVICES', '')
+  if own not in ('', '-1'):
+    return int(own)
+  return int((_FAKE_DEVICES.findall(environ.get('XLA_FLAGS', '')) or [1])[-1])
 
 
 def cpu_alone(environ: Mapping[str, str]) -> bool:

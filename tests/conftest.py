@@ -30,9 +30,11 @@ _CACHE = _REPO / '.cache' / os.environ.get('PYTEST_XDIST_WORKER', 'main')
 jax.config.update('jax_compilation_cache_dir', str(_CACHE))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
 # For this process alone: those that tests start choose for themselves.
+_chosen = 'PJRT_NPROC' in os.environ
 host.add_threads(8)
 jax.devices()
-os.environ.pop('PJRT_NPROC')
+if not _chosen:
+  del os.environ['PJRT_NPROC']
 
 
 @pytest.fixture(scope='session')

@@ -12,7 +12,7 @@ from rlaif_jax import host
 _FAULTS = """
 import os, resource, sys
 from rlaif_jax import host
-kept = sys.argv[1] == 'keep' and host.keep_memory({'JAX_PLATFORMS': 'cpu'})
+kept = sys.argv[1] == 'keep' and host.keep_memory()
 import jax, jax.numpy as jnp
 
 @jax.jit
@@ -54,10 +54,13 @@ def test_pages_are_not_asked_for_again():
   'platforms,expected',
   [('cpu', True), ('cpu,cuda', True), ('cuda,cpu', False), ('tpu', False)],
 )
-def test_only_where_the_cpu_is_meant(platforms, expected):
-  assert host.cpu_alone({'JAX_PLATFORMS': platforms}) == expected
+def test_only_where_the_cpu_is_meant(monkeypatch, platforms, expected):
+  environ = {'JAX_PLATFORMS': platforms, 'JAX_NUM_CPU_DEVICES': '4'}
+  assert host.cpu_alone(environ) == expected
   if not expected:
-    assert not host.keep_memory({'JAX_PLATFORMS': platforms})
+    monkeypatch.setattr(host, 'keep_memory', pytest.fail)
+    host.prepare(environ)
+    assert 'PJRT_NPROC' not in environ
 
 
 def test_plugins_of_accelerators_are_seen(monkeypatch):
@@ -89,7 +92,14 @@ print(sum('XLAEigen' in name.read_text() for name in names))
     ({'JAX_NUM_CPU_DEVICES': '8'}, 128),
     ({'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}, 64),
     ({'JAX_NUM_CPU_DEVICES': '8', 'PJRT_NPROC': '11'}, 11),
-    ({}, os.cpu_count()),
+    (
+      {
+        'JAX_NUM_CPU_DEVICES': '2',
+        'XLA_FLAGS': '--xla_force_host_platform_device_count=4',
+      },
+      32,
+    ),
+    ({}, len(os.sched_getaffinity(0))),
   ],
 )
 def test_threads_of_collectives(environ, expected):

@@ -96,15 +96,15 @@ def read(
 
 
 def offloaded(where: Any, shapes: Any) -> Any:
-  """Shardings of parameters that wait in host memory, tables and kernels.
+  """Shardings of parameters that wait in host memory: all but vectors.
 
-  Vectors stay: they are small, and XLA for TPU cannot take those of one layer
-  from where those of all are.
+  These, with one axis beside that of the layers, are small, and XLA for TPU
+  cannot take those of one layer from where those of all are.
   """
 
   def one(path, sharding_, shape):
-    stacked = 'layers' in jax.tree_util.keystr(path, simple=True, separator='/')
-    vector = len(shape.shape) - stacked < 2
+    names = jax.tree_util.keystr(path, simple=True, separator='/').split('/')
+    vector = len(shape.shape) - ('layers' in names) < 2
     return sharding_ if vector else sharding.in_host_memory(sharding_)
 
   return jax.tree_util.tree_map_with_path(one, where, shapes)

@@ -116,6 +116,7 @@ class _RLModels:
 
   def __init__(self, config: ConfigDict, context: Context):
     algorithm, options = _rl_options.make_options(config)
+    _reference.check(config)
     self.policy = context.policy(config.policy)
     self.txs = {'policy': common.make_optimizer(config.optimizer, 1)}
     self.value = value_state = None

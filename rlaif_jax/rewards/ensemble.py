@@ -68,12 +68,13 @@ class Ensemble:
 def make(config, *, policy_tokenizer, mesh, rules) -> Ensemble:
   """Loads the reward models at `config.path` and `config.options.others`."""
   options = Config(**config.options)
-  models = [
-    reward_model.load(
-      path, config, policy_tokenizer=policy_tokenizer, mesh=mesh, rules=rules
-    )
-    for path in (config.path, *options.others)
-  ]
+  models = reward_model.load_all(
+    config,
+    options.others,
+    policy_tokenizer=policy_tokenizer,
+    mesh=mesh,
+    rules=rules,
+  )
   return Ensemble(models, options)
 
 

@@ -74,12 +74,13 @@ class Gated:
 def make(config, *, policy_tokenizer, mesh, rules) -> Gated:
   """Loads the models at `config.path` and `config.options.safety`."""
   options = Config(**config.options)
-  models = [
-    reward_model.load(
-      path, config, policy_tokenizer=policy_tokenizer, mesh=mesh, rules=rules
-    )
-    for path in (config.path, options.safety)
-  ]
+  models = reward_model.load_all(
+    config,
+    [options.safety],
+    policy_tokenizer=policy_tokenizer,
+    mesh=mesh,
+    rules=rules,
+  )
   return Gated(*models, options)
 
 

@@ -76,22 +76,30 @@ def make(config, *, policy_tokenizer, mesh, rules) -> RewardModel:
   """Loads the reward model at `config.path`."""
   return load(
     config.path,
-    config,
+    param_dtype=config.param_dtype,
+    offload=config.offload,
     policy_tokenizer=policy_tokenizer,
     mesh=mesh,
     rules=rules,
   )
 
 
-def load(path: str, config, *, policy_tokenizer, mesh, rules) -> RewardModel:
-  """Loads a reward model as `config` has weights, with its statistics."""
+def load(
+  path: str,
+  *,
+  policy_tokenizer,
+  mesh,
+  rules,
+  param_dtype: str = '',
+  offload: bool = False,
+) -> RewardModel:
+  """Loads the reward model at a config path, with its statistics.
+
+  Its weights are as `hf.load` has them: of the file's type by default.
+  """
   path = locate.resolve(path)
   model, params = hf.load_reward_model(
-    path,
-    dtype=config.param_dtype or None,
-    offload=config.offload,
-    mesh=mesh,
-    rules=rules,
+    path, dtype=param_dtype or None, offload=offload, mesh=mesh, rules=rules
   )
   mean, std = read_stats(path)
   return RewardModel(
@@ -103,6 +111,12 @@ def load(path: str, config, *, policy_tokenizer, mesh, rules) -> RewardModel:
     mean,
     std,
   )
+
+
+def load_all(config, others, **where) -> list[RewardModel]:
+  """The model of a `reward` block and others, held alike."""
+  held = dict(param_dtype=config.param_dtype, offload=config.offload)
+  return [load(path, **held, **where) for path in (config.path, *others)]
 
 
 def read_stats(path: str) -> tuple[float, float]:

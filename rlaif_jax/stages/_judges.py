@@ -26,8 +26,8 @@ from rlaif_jax.training import workdir as workdir_lib
 
 NAMES = ('oracle', 'labeler', 'reward_model', 'human', 'file', 'none')
 _SHARED = (
-  'exemplars', 'max_tokens', 'batch_size', 'dtype', 'rationale', 'cache',
-  'endpoint',
+  'exemplars', 'max_tokens', 'batch_size', 'dtype', 'param_dtype', 'offload',
+  'rationale', 'cache', 'endpoint',
 )  # fmt: skip
 
 Samples = Mapping[str, Sequence[str]]

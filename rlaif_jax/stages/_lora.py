@@ -1,7 +1,6 @@
 """LoRA in stages: the `lora` block of a model, and what RL's models share."""
 
 import dataclasses
-import functools
 import pathlib
 from typing import Any
 
@@ -114,44 +113,3 @@ def _folder(block: Any) -> pathlib.Path:
       'twice; start from what that stage started from'
     )
   return path / FOLDER
-
-
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=('base', 'reference', 'policy', 'value'),
-  meta_fields=('model',),
-)
-@dataclasses.dataclass(frozen=True)
-class Frozen:
-  """What a step reads and never changes.
-
-  Every array is in it once: trees lie over each other as in `lora.join`. What
-  is trained comes on top; without LoRA it is everything.
-
-  Attributes:
-    base: what all models lie over, with LoRA; else {}.
-    reference: the KL anchor, over the base.
-    policy: under the policy's adapters, over the base.
-    value: under the value model's, over the trunk that the policy has.
-    model: the reference's, which may hold its weights otherwise than the
-      policy; None where a loss needs no reference.
-  """
-
-  base: Params
-  reference: Params
-  policy: Params
-  value: Params
-  model: Any = None
-
-  def reference_params(self) -> Params:
-    """The whole reference."""
-    return lora.join(self.base, self.reference)
-
-  def policy_params(self, trained: Params) -> Params:
-    """The whole policy."""
-    return lora.join(self.base, self.policy, trained)
-
-  def value_params(self, trained: Params) -> Params:
-    """The whole value model."""
-    trunk = lora.join(self.base, self.policy)
-    return lora.join({'trunk': trunk}, self.value, trained)

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from rlaif_jax.core.types import Params, TokenBatch
 from rlaif_jax.data import pipeline, transforms
-from rlaif_jax.stages import _lora, common, sft
+from rlaif_jax.stages import _reference, common, sft
 from rlaif_jax.training import step
 
 
@@ -91,7 +91,7 @@ def make_add(config: ConfigDict, model) -> Callable:
   loss_fn = sft.make_loss(model, config.max_response, prompt_loss=1.0)
 
   def nll(
-    trained: Params, frozen: _lora.Frozen, texts: TokenBatch
+    trained: Params, frozen: _reference.Frozen, texts: TokenBatch
   ) -> tuple[Float[Array, ''], dict]:
     flat = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), texts)
     loss, metrics = loss_fn(frozen.policy_params(trained), flat, None)
@@ -99,7 +99,7 @@ def make_add(config: ConfigDict, model) -> Callable:
 
   grad_fn = jax.grad(nll, has_aux=True)
 
-  def add(grads: Params, trained: Params, frozen: _lora.Frozen, texts):
+  def add(grads: Params, trained: Params, frozen: _reference.Frozen, texts):
     more, metrics = step.accumulate(
       lambda params, part: grad_fn(params, frozen, part),
       trained,

@@ -29,7 +29,7 @@ from rlaif_jax.core.types import (
   TokenStats,
 )
 from rlaif_jax.inference import rows, score
-from rlaif_jax.stages import _lora, _ptx
+from rlaif_jax.stages import _ptx, _reference
 from rlaif_jax.stages._rl_options import make_options, updates_per_batch
 from rlaif_jax.training import step
 from rlaif_jax.training.train_state import RunningStats, TrainState
@@ -91,7 +91,7 @@ def make_update(
 
   add_texts = _ptx.make_add(config, model)
 
-  def optimise(models, frozen: _lora.Frozen, batch: _Batch):
+  def optimise(models, frozen: _reference.Frozen, batch: _Batch):
     grads, metrics = step.accumulate(
       lambda trained, part: grad_fn(trained, frozen, part),
       params_of(models),
@@ -116,7 +116,11 @@ def make_update(
 
   @step.jit_step
   def update(
-    state: RLState, frozen: _lora.Frozen, rollout: Rollout, scores, texts=None
+    state: RLState,
+    frozen: _reference.Frozen,
+    rollout: Rollout,
+    scores,
+    texts=None,
   ):
     scores, reward_stats = scale_rewards(
       config.reward_scaling, scores, state.reward_stats
@@ -176,7 +180,9 @@ def make_values(config: ConfigDict, model, value_model) -> Callable:
   and makes it anew only where there is none.
   """
 
-  def values_of(trained, frozen: _lora.Frozen, rollout: Rollout, hidden=None):
+  def values_of(
+    trained, frozen: _reference.Frozen, rollout: Rollout, hidden=None
+  ):
     if value_model is None:
       return jnp.zeros_like(rollout.logprobs)
     if not config.shared_trunk:
@@ -199,7 +205,7 @@ def make_loss(
 ) -> Callable:
   """loss(trained, frozen, batch) -> (scalar, metrics) of the algorithm."""
 
-  def loss_fn(trained, frozen: _lora.Frozen, batch: _Batch):
+  def loss_fn(trained, frozen: _reference.Frozen, batch: _Batch):
     rollout, targets = batch.rollout, batch.targets
     policy = frozen.policy_params(trained['policy'])
     hidden = score.response_hidden(model, policy, rollout)
@@ -257,7 +263,7 @@ def make_order(
 
 
 def inner_steps(
-  optimise: Callable, models, frozen: _lora.Frozen, batch: _Batch, order
+  optimise: Callable, models, frozen: _reference.Frozen, batch: _Batch, order
 ):
   """All updates of a batch; (models, metrics as means over them).
 

@@ -24,7 +24,7 @@ from rlaif_jax.core.types import Params, TokenBatch
 from rlaif_jax.data import pipeline, transforms
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.models import lora
-from rlaif_jax.stages import _lora, _options, _reference, common, reward
+from rlaif_jax.stages import _options, _reference, common, reward
 from rlaif_jax.stages._response_logps import pair_logps, response_logps
 from rlaif_jax.training import loop, step, train_state
 from rlaif_jax.training import workdir as workdir_lib
@@ -166,14 +166,14 @@ def fit(
 
 def split_models(
   s: common.Session, loaded: common.Loaded
-) -> tuple[_lora.Frozen, Params]:
+) -> tuple[_reference.Frozen, Params]:
   """(what a step reads only, what it trains).
 
   What is trained is a copy where the reference keeps the originals.
   """
   base, trained = lora.split(loaded.model, loaded.params)
   if not loss_of(s.config).reference:
-    return _lora.Frozen(base, reference={}, policy={}, value={}), trained
+    return _reference.Frozen(base), trained
   reference = _reference.load(s, loaded)
   if reference is loaded:
     trained = jax.tree.map(jnp.copy, trained)
@@ -248,7 +248,7 @@ def make_loss(config: ConfigDict, model) -> Callable:
       )
     return values, lengths
 
-  def loss_fn(trained, batch: Pairs, key, frozen: _lora.Frozen):
+  def loss_fn(trained, batch: Pairs, key, frozen: _reference.Frozen):
     del key  # no dropout: the batch alone decides
     policy, lengths = logps(model, frozen.policy_params(trained), batch)
     given = dict(logps_1=policy[0], logps_2=policy[1])

@@ -37,7 +37,10 @@ SELECTED = 'revisions/selected.jsonl'
 
 _log = logging.getLogger(__name__)
 # Fields of a labeler's block that one who writes has, too.
-_FIELDS = ('path', 'max_tokens', 'batch_size', 'dtype', 'cache', 'endpoint')
+_FIELDS = (
+  'path', 'max_tokens', 'batch_size', 'dtype', 'param_dtype', 'offload',
+  'cache', 'endpoint',
+)  # fmt: skip
 
 Row = dict[str, Any]  # a line of `ALL`
 

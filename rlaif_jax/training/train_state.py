@@ -63,8 +63,8 @@ def create(
   """State at step 0, each part placed beside the parameters it belongs to.
 
   Floating parameters become float32: updates of 1e-5 are lost in bfloat16.
-  `params` that are float32 and placed already are used, not copied, so a
-  donated step frees them.
+  Those that are float32 are used, not copied, where they are placed already or
+  can be as they lie: a step that is given the state frees them.
 
   Args:
     params: arrays; their own shardings are kept if they are on `mesh`, else
@@ -73,7 +73,7 @@ def create(
     mesh: without one, everything stays on the default device.
   """
   if mesh is None:
-    params = _as_float32(params)
+    params = _as_float32(jax.tree.map(jnp.asarray, params))
     return TrainState(jnp.int32(0), params, jax.jit(tx.init)(params))
   params = _as_float32(jax.tree.map(lambda x: _place(x, mesh), params))
   where = jax.tree.map(lambda x: x.sharding, params)

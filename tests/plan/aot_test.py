@@ -168,7 +168,7 @@ def test_what_does_not_fit_finds_another_mesh(repo):
 
 @pytest.mark.parametrize('topology', ['v5e:2x2', 'h200:4'])
 def test_offloaded_weights_come_a_layer_at_a_time(repo, topology):
-  """Five GB of weights whole on every chip; their largest layer is a table."""
+  """Five GB of weights whole on every chip; their largest part is a table."""
   size = {}
   for offload in (False, True):
     code, rows, text = plan(
@@ -186,5 +186,11 @@ def test_offloaded_weights_come_a_layer_at_a_time(repo, topology):
     params, *_, peak = rows['label/score labels'][:6]
     size[offload] = float(params), float(peak)
   assert size[False][0] > 4.8
-  assert size[True][0] == 0
-  assert 1.1 < size[True][1] < size[False][1] - 3
+  # What describes a GPU that is not there names no memory but its own.
+  unknown = 'knows no host memory' in text
+  assert unknown == topology.startswith('h200')
+  if unknown:
+    assert size[True] == size[False]
+  else:
+    assert size[True][0] == 0
+    assert 1.1 < size[True][1] < size[False][1] - 3

@@ -154,6 +154,13 @@ def test_a_shared_trunk_is_planned_once(tiny_model, tiny_reward_model):
   assert shared.work.flops < 0.8 * own.work.flops
 
 
+def test_what_a_stage_refuses_is_not_planned(tiny_model, tiny_reward_model):
+  config = rl_config(tiny_model, tiny_reward_model)
+  config.policy.lora.rank, config.reference_offload = 2, True
+  with pytest.raises(ValueError, match=r'policy\.lora\.base_dtype'):
+    programs.of_config(config, sharding.make_mesh(_MESH))
+
+
 def test_what_waits_in_host_memory_is_not_counted(
   tiny_model, tiny_reward_model
 ):

@@ -123,14 +123,17 @@ def frozen_and_state(name, config, tmp_path):
 @pytest.mark.parametrize('name', ['rl', 'preference'])
 def test_nothing_is_held_twice(tiny_model, tmp_path, one_device, name):
   """What was loaded is trained itself where no reference keeps it."""
-  config = make_config(name, tiny_model, reference_param_dtype='int8')
+  config = make_config(
+    name, tiny_model, reference_param_dtype='int8', reference_offload=True
+  )
   loaded, frozen, trained = frozen_and_state(name, config, tmp_path)
   for one, other in zip(
     *map(jax.tree.leaves, (loaded.params, trained)), strict=True
   ):
     assert one.unsafe_buffer_pointer() == other.unsafe_buffer_pointer()
-  kernels = frozen.reference_params()['layers']['attention']['query']
-  assert kernels['kernel'].dtype == np.int8
+  query = frozen.reference_params()['layers']['attention']['query']['kernel']
+  assert query.dtype == np.int8
+  assert query.sharding.memory_kind == 'pinned_host'
   assert frozen.base == {}
 
 
