@@ -1,5 +1,7 @@
 """Programs of a plan are those that the stages run, and take what they take."""
 
+import re
+
 import jax
 import pytest
 from ml_collections import ConfigDict
@@ -152,6 +154,19 @@ def test_a_shared_trunk_is_planned_once(tiny_model, tiny_reward_model):
   )
   assert less > 0.9 * trunk
   assert shared.work.flops < 0.8 * own.work.flops
+
+
+def test_nothing_passes_through_the_host(tiny_model, tiny_reward_model):
+  """From the prompts to the new weights: no callback, no feed, no sending."""
+  config = rl_config(tiny_model, tiny_reward_model)
+  mesh = sharding.make_mesh(_MESH)
+  outward = re.compile('callback|infeed|outfeed|send|recv')
+  for program in programs.of_config(config, mesh):
+    with jax.set_mesh(mesh):
+      found = outward.search(program.lower({}).as_text())
+    assert not found, (program.name, found)
+  text = jax.jit(lambda x: jax.debug.print('{}', x)).lower(1.0).as_text()
+  assert outward.search(text)
 
 
 def test_what_a_stage_refuses_is_not_planned(tiny_model, tiny_reward_model):

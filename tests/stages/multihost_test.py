@@ -138,11 +138,15 @@ def test_resumes_on_another_number_of_hosts(tmp_path):
 
 
 def test_dynamic_sampling(tmp_path):
-  """Both hosts see the same groups, so they take the same rounds."""
+  """Both hosts see the same groups, so they take the same rounds.
+
+  The reference waits in host memory, that of either host.
+  """
   flags = (
     '--config=configs/rl.py:algorithm=dapo,smoke', '--config.num_steps=4',
     '--config.reward.name=length', '--config.reward.path=',
     "--config.reward.options={'target': 4}", '--config.max_response=8',
+    '--config.reference_offload=True',
   )  # fmt: skip
   for count in (1, 2):
     job = start(tmp_path / str(count), count, *flags)
