@@ -97,5 +97,7 @@ def large(c, chips: int) -> None:
   for name in ('labeler', 'reward', 'judge'):
     if name in c and 'dtype' in c[name]:
       c[name].dtype, c[name].batch_size = 'bfloat16', chips
+  if 'sampler' in c:
+    c.sampler.gather = True
   if 'num_microbatches' in c:
     c.num_microbatches = max(1, c.batch_size // (2 * chips))

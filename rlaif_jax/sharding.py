@@ -17,8 +17,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 MESH_AXES = ('data', 'fsdp', 'tensor')
 
-_HOST = 'pinned_host'  # memory of the host that chips read from directly
-
 MeshAxes = str | tuple[str, ...] | None
 Rules = Mapping[str, MeshAxes] | tuple[tuple[str, MeshAxes], ...]
 
@@ -227,40 +225,21 @@ def to_host(tree: Any) -> Any:
   return jax.tree.map(get, tree)
 
 
-def in_host_memory(where: jax.sharding.Sharding) -> jax.sharding.Sharding:
-  """Sharding of an array that waits in its hosts' memory, split as `where`.
-
-  A jitted function that takes it brings it to the chips with `on_device`.
-  Devices that are described only may know no such memory: it stays `where`.
-  """
-  return where.with_memory_kind(_HOST)
-
-
-def is_in_host_memory(where: jax.sharding.Sharding) -> bool:
-  """Whether `in_host_memory` made this sharding."""
-  return where.memory_kind == _HOST
-
-
-def in_device_memory(where: jax.sharding.Sharding) -> jax.sharding.Sharding:
-  """The sharding that `in_host_memory` was given."""
-  return where.with_memory_kind('device') if is_in_host_memory(where) else where
-
-
-def on_device(x: jax.Array) -> jax.Array:
-  """`x` in the chips' memory, where it is computed with; also inside of jit.
-
-  Of an array that waits in host memory this is a copy, which the compiler lets
-  live as long as it is used; in a loop over layers that is one layer long.
-  """
-  if jax.typeof(x).memory_space == jax.memory.Space.Host:
-    return jax.device_put(x, jax.memory.Space.Device)
-  return x
-
-
 def wait_for_all(name: str) -> None:
   """Returns once every process is here; what others wrote can be read then."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def without(mesh_axis: str, rules: Rules | None = None) -> Rules:
+  """The rules, over the default ones, with nothing split along `mesh_axis`."""
+
+  def rest(axes: MeshAxes) -> MeshAxes:
+    names = (axes,) if isinstance(axes, str) else tuple(axes or ())
+    return tuple(name for name in names if name != mesh_axis) or None
+
+  table = {**DEFAULT_RULES, **dict(rules or {})}
+  return {name: rest(axes) for name, axes in table.items()}
 
 
 def freeze_rules(rules: Rules | None) -> tuple[tuple[str, MeshAxes], ...]:

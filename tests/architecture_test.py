@@ -36,6 +36,7 @@ _FLOORS = {
   'data': 1,
   'sharding': 1,
   'host': 1,
+  'offload': 0,
   'core': 0,
 }
 # The one import within a floor: models place their parameters on the mesh.

@@ -168,9 +168,20 @@ class LanguageModel:
   def step_params(self, params: types.Params, rows: int) -> types.Params:
     """`params` as the model of `for_steps` takes them.
 
-    That model itself has them already.
+    That model itself has them already. With `config.gather` each device gets
+    what the others along fsdp have.
     """
-    return steps.params(self.config, params, rows)
+    found = steps.params(self.config, params, rows)
+    if not self.config.gather or sharding.on_one_device():
+      return found
+    # As they were cast: XLA would rather send what they were cast from.
+    found = jax.lax.optimization_barrier(found)
+    rules = sharding.without('fsdp', self.rules)
+    return jax.tree.map(
+      lambda x, axes: sharding.constrain(x, *axes, rules=rules),
+      found,
+      self.param_axes(),
+    )
 
   def laid_out(
     self, params: types.Params, rows: int

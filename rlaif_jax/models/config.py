@@ -134,6 +134,9 @@ class ModelConfig:
   attention: AttentionKernel = 'auto'
   cache_layout: str | None = None  # a permutation of 'bskh'; None: by platform
   cache_dtype: str | None = None  # None: as activations; 'int8' is smaller
+  # Decoding has its weights whole along fsdp, and not put together anew for
+  # every token.
+  gather: bool = False
   lora: Lora | None = None  # adapters beside the projections
   int8: bool = False  # kernels of projections are as models/int8.py has them
   tile: int | None = None  # written out and tiled, as models/steps.py has them

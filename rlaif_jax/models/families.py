@@ -30,6 +30,7 @@ _RUNNING = (
   'remat',
   'attention',
   'cache_layout',
+  'gather',
   'lora',
   'int8',
 )

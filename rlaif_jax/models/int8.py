@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int8
 
-from rlaif_jax import sharding
+from rlaif_jax import offload
 from rlaif_jax.models import weights
 
 SCALE = 'kernel_scale'
@@ -35,10 +35,10 @@ def read(
     scale = f'{path.rpartition("/")[0]}/{SCALE}'
     packed = path.endswith('/kernel') and scale in shapes
     dtype = None if packed else 'bfloat16'
-    here = {path: sharding.in_device_memory(where[path])}
+    here = {path: offload.in_device_memory(where[path])}
     new = weights.read(reader, {path: place}, shapes, here, dtype)
     if packed:
-      here[scale] = sharding.in_device_memory(where[scale])
+      here[scale] = offload.in_device_memory(where[scale])
       split = (here[path], here[scale])
       pack_here = jax.jit(pack, static_argnums=1, out_shardings=split)
       outputs = len(shapes[scale].shape) - 1

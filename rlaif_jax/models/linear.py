@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlaif_jax import sharding
+from rlaif_jax import offload
 from rlaif_jax.models import products, steps
 from rlaif_jax.models.config import PROJECTIONS, ModelConfig
 
@@ -130,7 +130,7 @@ def param(
     shape,
     jnp.dtype(dtype or module.config.param_dtype),
   )
-  return sharding.on_device(value)
+  return offload.on_device(value)
 
 
 def _any_int8(key: Array, shape: tuple[int, ...], dtype) -> Array:

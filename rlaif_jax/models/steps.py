@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from rlaif_jax import sharding
+from rlaif_jax import offload
 from rlaif_jax.core import types
 from rlaif_jax.models import cache as cache_lib
 from rlaif_jax.models.config import ModelConfig
@@ -61,7 +61,7 @@ def params(
     return stacked
 
   def cast(path, x):
-    x = sharding.on_device(x)
+    x = offload.on_device(x)
     used = path[-1].key in _WEIGHTS and jnp.issubdtype(x.dtype, jnp.floating)
     return x.astype(plain.dtype) if used and x.dtype != plain.dtype else x
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
 
-from rlaif_jax import sharding
+from rlaif_jax import offload, sharding
 from rlaif_jax.models import safetensors_io, tensors
 from rlaif_jax.models.tensors import Tensor
 
@@ -88,7 +88,7 @@ def read(
   """
 
   def one(path, tensor):
-    here = sharding.in_device_memory(where[path])
+    here = offload.in_device_memory(where[path])
     leaf = _read_one(reader, tensor, shapes[path], here, dtype)
     return settled(leaf, where[path])
 
@@ -105,14 +105,14 @@ def offloaded(where: Any, shapes: Any) -> Any:
   def one(path, sharding_, shape):
     names = jax.tree_util.keystr(path, simple=True, separator='/').split('/')
     vector = len(shape.shape) - ('layers' in names) < 2
-    return sharding_ if vector else sharding.in_host_memory(sharding_)
+    return sharding_ if vector else offload.in_host_memory(sharding_)
 
   return jax.tree_util.tree_map_with_path(one, where, shapes)
 
 
 def settled(leaf: jax.Array, where: Sharding) -> jax.Array:
   """A parameter in host memory if that is where it belongs."""
-  if sharding.is_in_host_memory(where):
+  if offload.is_in_host_memory(where):
     leaf = jax.block_until_ready(jax.device_put(leaf, where))
   return leaf
 

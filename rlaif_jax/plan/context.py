@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from rlaif_jax import sharding
+from rlaif_jax import offload
 from rlaif_jax.plan import shapes, work
 from rlaif_jax.training import train_state
 
@@ -130,7 +130,7 @@ def bytes_per_chip(*trees: Any) -> int:
   leaves = {id(leaf): leaf for leaf in jax.tree.leaves(trees)}
   total = 0
   for leaf in leaves.values():
-    if sharding.is_in_host_memory(leaf.sharding):
+    if offload.is_in_host_memory(leaf.sharding):
       continue
     size = 1
     for n in leaf.sharding.shard_shape(leaf.shape):

@@ -12,7 +12,7 @@ import jax
 from absl import logging
 from ml_collections import ConfigDict
 
-from rlaif_jax import models, sharding
+from rlaif_jax import models, offload, sharding
 from rlaif_jax.models import heads, locate, weights
 from rlaif_jax.stages import _lora, _options
 
@@ -168,7 +168,7 @@ def offloaded(found: Sharded) -> Sharded:
   """The model as `hf.load(offload=True)` has it."""
   where = jax.tree.map(lambda x: x.sharding, found.params)
   where = weights.offloaded(where, found.params)
-  if not any(map(sharding.is_in_host_memory, jax.tree.leaves(where))):
+  if not any(map(offload.is_in_host_memory, jax.tree.leaves(where))):
     logging.warning(
       'The compiler knows no host memory of these chips: offloaded weights are '
       'planned as if they were on the chip.'

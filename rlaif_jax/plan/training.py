@@ -18,6 +18,7 @@ from rlaif_jax.stages import (
   _rl_options,
   _rl_update,
   _rounds,
+  _sampler,
   common,
   reward,
   sft,
@@ -96,7 +97,7 @@ def of_rl(config: ConfigDict, context: Context) -> list[Program]:
   """Prefill, decode, reward and update of stages/rl.py, in this order."""
   models = _RLModels(config, context)
   policy = Sharded(
-    models.policy.model,
+    _sampler.as_sampled(config.sampler, models.policy.model),
     models.frozen.policy_params(models.state.policy.params),
   )
   rollout = inference.abstract_rollout(config, context)

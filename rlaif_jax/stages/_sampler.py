@@ -11,7 +11,7 @@ from rlaif_jax.data import transforms
 from rlaif_jax.data.datasets import Example
 from rlaif_jax.inference import compact, decode, stop
 from rlaif_jax.inference.sampler import Sampler
-from rlaif_jax.models import with_options
+from rlaif_jax.models import LanguageModel, with_options
 from rlaif_jax.stages import common
 
 
@@ -23,6 +23,9 @@ def config() -> ConfigDict:
       # compiles up to log2(batch) programs more. Samples are the same.
       compact=False,
       int8_cache=False,  # keys and values in a quarter to half of the memory
+      # Weights are put together along the mesh's `fsdp` once a rollout, and not
+      # for every token: many times faster where they fit so (the plan tells).
+      gather=False,
       stop=(),  # texts that end a response, as EOS does
       # Prompts are padded to the longest of their batch, to 64, 96, 128, 192,
       # ... tokens, and not to max_prompt; each length that occurs is compiled.
@@ -41,15 +44,20 @@ def check(config: ConfigDict) -> None:
     )
 
 
+def as_sampled(block: ConfigDict, model: LanguageModel) -> LanguageModel:
+  """The model as a `sampler` block has it decode."""
+  cache_dtype = 'int8' if block.int8_cache else model.config.cache_dtype
+  return with_options(model, cache_dtype=cache_dtype, gather=block.gather)
+
+
 def make(config: ConfigDict, loaded: common.Loaded) -> Sampler:
   """The sampler of an RL config, compiled when it is first called."""
-  block, model, tokenizer = config.sampler, loaded.model, loaded.tokenizer
+  block, tokenizer = config.sampler, loaded.tokenizer
+  model = as_sampled(block, loaded.model)
   stops = None
   if block.stop:
     pieces = stop.pieces_of(tokenizer.decode_batch, model.config.vocab_size)
     stops = stop.make(block.stop, pieces)
-  if block.int8_cache:
-    model = with_options(model, cache_dtype='int8')
   return (compact if block.compact else decode).make_generate(
     model,
     max_new_tokens=config.max_response,

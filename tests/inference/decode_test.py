@@ -209,8 +209,10 @@ def test_make_generate_equals_generate(tiny):
 
 
 @pytest.mark.multidevice
-def test_sharded_equals_unsharded(tiny):
+@pytest.mark.parametrize('gather', [False, True])
+def test_sharded_equals_unsharded(tiny, gather):
   model, params = tiny
+  model = with_options(model, gather=gather)
   prompts = prompts_of(LENGTHS)
   compiled = decode.make_generate(
     model, max_new_tokens=R, sampling=SAMPLE, eos_ids=(3,), pad_id=PAD

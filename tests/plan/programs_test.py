@@ -10,7 +10,7 @@ from configs import common
 from rlaif_jax import sharding, stages
 from rlaif_jax.inference import packing
 from rlaif_jax.labeler import in_mesh
-from rlaif_jax.plan import context, inference, programs
+from rlaif_jax.plan import context, hlo, inference, programs
 from rlaif_jax.stages import reward, rl, sft
 
 _MESH = {'data': 2, 'fsdp': 2, 'tensor': 2}
@@ -154,6 +154,24 @@ def test_a_shared_trunk_is_planned_once(tiny_model, tiny_reward_model):
   )
   assert less > 0.9 * trunk
   assert shared.work.flops < 0.8 * own.work.flops
+
+
+def test_gathered_weights_are_sent_once(tiny_model):
+  """What decoding sends does not grow with the tokens."""
+  mesh = sharding.make_mesh({'data': 4, 'fsdp': 2})
+
+  def sent(gather, length):
+    config = rl_config(tiny_model, '')
+    config.reward.name, config.max_response = 'length', length
+    config.sampler.gather = gather
+    found = {p.name: p for p in programs.of_config(config, mesh)}
+    with jax.set_mesh(mesh):
+      text = found['rl/decode'].lower({}).compile().as_text()
+    return sum(c.bytes for c in hlo.collectives(text).values())
+
+  each, once = (sent(gather, 32) - sent(gather, 16) for gather in (False, True))
+  assert each > 0
+  assert once < 0.02 * each
 
 
 def test_nothing_passes_through_the_host(tiny_model, tiny_reward_model):
