@@ -9,16 +9,18 @@ python -m rlaif_jax.plan --topology=v5e:4x4 \\
 python -m rlaif_jax.main --workdir=runs/full \\
     --config=configs/full.py:model=gemma2_2b,topology=v5e:4x4
 
-What the largest program takes of a chip's memory, in GiB, with everything that
-is beside it: the RL update, its reward model or labeler included (of gemma2_9b
-and of the last two `--only=rlaif/update` alone). The whole table is what the
-first command prints.
+Decoding has its weights whole on every chip, put together once a rollout
+(`sampler.gather`). What the largest program takes of a chip's memory, in GiB,
+with everything that is beside it, reward model or labeler included: the RL
+update on v5e, decoding on the others (of gemma2_9b and of the last two with
+`--only=rlaif/update` and `--only=rlaif/decode` alone). The whole table is what
+the first command prints.
 
   gemma2_2b  v5e:4x4    data 1, fsdp 16, tensor 1   13.0 of 15.75
-  gemma2_9b  v5p:2x2x4  data 1, fsdp 16, tensor 1   27.6 of 95.74
-  llama3_8b  h200:8     data 1, fsdp 8, tensor 1    33.3 of 126.90
-  llama3_8b  v5p:2x2x4  data 1, fsdp 16, tensor 1   22.6 of 95.74
-  qwen3_8b   v6e:8x8    data 1, fsdp 64, tensor 1    8.7 of 31.25
+  gemma2_9b  v5p:2x2x4  data 1, fsdp 16, tensor 1   29.8 of 95.74
+  llama3_8b  h200:8     data 1, fsdp 8, tensor 1    35.3 of 126.90
+  llama3_8b  v5p:2x2x4  data 1, fsdp 16, tensor 1   24.2 of 95.74
+  qwen3_8b   v6e:8x8    data 1, fsdp 64, tensor 1   17.8 of 31.25
 """
 
 import dataclasses
