@@ -25,10 +25,7 @@ from rlaif_jax.stages import _labelers, _people, _samples, common
 from rlaif_jax.training import workdir as workdir_lib
 
 NAMES = ('oracle', 'labeler', 'reward_model', 'human', 'file', 'none')
-_SHARED = (
-  'exemplars', 'max_tokens', 'batch_size', 'dtype', 'param_dtype', 'offload',
-  'rationale', 'cache', 'endpoint',
-)  # fmt: skip
+_SHARED = ('exemplars', 'rationale', *_labelers.LOADED)
 
 Samples = Mapping[str, Sequence[str]]
 Scorer = Callable[[Sequence[str]], np.ndarray]

@@ -29,6 +29,11 @@ from rlaif_jax.models import locate
 from rlaif_jax.stages import common
 
 _log = logging.getLogger(__name__)
+# Fields that `load` reads: blocks of others that load one have them, too.
+LOADED = (
+  'max_tokens', 'batch_size', 'dtype', 'param_dtype', 'offload', 'cache',
+  'endpoint',
+)  # fmt: skip
 
 
 def config() -> ConfigDict:

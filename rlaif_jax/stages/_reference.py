@@ -12,10 +12,9 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from rlaif_jax import models
 from rlaif_jax.core.types import Params
-from rlaif_jax.models import hf, locate, lora
-from rlaif_jax.stages import _lora, _options, common
+from rlaif_jax.models import lora
+from rlaif_jax.stages import _lora, common
 
 
 @functools.partial(
@@ -78,21 +77,15 @@ def apart(config: ConfigDict) -> bool:
 def load(s: common.Session, loaded: common.Loaded) -> common.Loaded:
   """The reference of a policy as loaded; that itself where they are one."""
   config = s.config
-  if apart(config):
-    path = locate.resolve(config.reference or config.policy.path)
-    model, params = hf.load(
-      path,
-      dtype=config.reference_param_dtype or 'float32',
-      offload=config.reference_offload,
-      mesh=s.mesh,
-      rules=s.rules,
-    )
-    model = models.with_options(model, **_options.running(config.policy))
-    return common.Loaded(model, params, loaded.tokenizer, path)
-  if not config.reference:
+  if not config.reference and not apart(config):
     return loaded
-  block = _lora.like(config.policy, config.reference, loaded.model)
-  return common.load_policy(block, s)
+  path = config.reference or config.policy.path
+  return common.load_policy(
+    _lora.like(config.policy, path, loaded.model),
+    s,
+    dtype=config.reference_param_dtype or _lora.base_dtype(config.policy),
+    offload=config.reference_offload,
+  )
 
 
 def freeze(

@@ -213,11 +213,11 @@ class Loaded:
   path: str
 
 
-def load_policy(block: ConfigDict, s: Session) -> Loaded:
-  """Language model named by a model block, with its adapters if it has any."""
+def load_policy(block: ConfigDict, s: Session, **held: Any) -> Loaded:
+  """A model block's model and adapters; `held` as hf.load, over the block's."""
   path = locate.resolve(block.path)
-  dtype = _lora.base_dtype(block)
-  model, params = hf.load(path, dtype=dtype, mesh=s.mesh, rules=s.rules)
+  held = {'dtype': _lora.base_dtype(block), **held}
+  model, params = hf.load(path, mesh=s.mesh, rules=s.rules, **held)
   model = models.with_options(model, **_options.running(block))
   model, params = _lora.start(block, model, params, s.config.seed)
   return Loaded(model, params, tokenizer_lib.load_tokenizer(path), path)

@@ -45,9 +45,8 @@ def default_config() -> ConfigDict:
   # Frozen; '' = the policy's starting point. A loss that needs none has none,
   # but 'cpl' takes the one that is given.
   c.reference = ''
-  c.reference_param_dtype = (
-    ''  # of its weights: '' = float32, or see _reference
-  )
+  # Of its weights, if it should not be float32: 'bfloat16', 'int8', ...
+  c.reference_param_dtype = ''
   c.reference_offload = False  # they wait in host memory between updates
   c.labels = ''  # preference file, or workdir of a label stage; '' = data's own
   c.data = common.data_config('tldr', 'train')  # used where labels = ''

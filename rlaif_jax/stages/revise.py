@@ -36,11 +36,6 @@ ALL = 'revisions/all.jsonl'
 SELECTED = 'revisions/selected.jsonl'
 
 _log = logging.getLogger(__name__)
-# Fields of a labeler's block that one who writes has, too.
-_FIELDS = (
-  'path', 'max_tokens', 'batch_size', 'dtype', 'param_dtype', 'offload',
-  'cache', 'endpoint',
-)  # fmt: skip
 
 Row = dict[str, Any]  # a line of `ALL`
 
@@ -51,7 +46,8 @@ def default_config() -> ConfigDict:
   c.data = common.data_config('jsonl', 'all')  # prompts with responses
   block = _labelers.config()
   # Who criticises and revises; in the paper the model that wrote the replies.
-  c.reviser = ConfigDict({key: block[key] for key in _FIELDS})
+  fields = ('path', *_labelers.LOADED)
+  c.reviser = ConfigDict({key: block[key] for key in fields})
   c.num_rounds = 4
   # A labeling prompt with criteria, or a JSON file of one, or of pairs of
   # requests: the principles, of which each reply gets one a round.

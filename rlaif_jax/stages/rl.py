@@ -50,9 +50,8 @@ def default_config() -> ConfigDict:
   c = common.base_config('rl')
   c.policy = common.model_config('')  # the SFT model
   c.reference = ''  # KL anchor; '' = the policy's starting point
-  c.reference_param_dtype = (
-    ''  # of its weights: '' = float32, or see _reference
-  )
+  # Of its weights, if it should not be float32: 'bfloat16', 'int8', ...
+  c.reference_param_dtype = ''
   c.reference_offload = False  # they wait in host memory between updates
   # Start of the value model, which may be a reward model; '' = as the policy
   # (App. G).
